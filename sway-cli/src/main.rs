@@ -1,0 +1,2 @@
+//! What a person types: `sway export`, `sway run app.py`.
+fn main() {}

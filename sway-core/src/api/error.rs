@@ -1,0 +1,22 @@
+//! The one shape of every error body.
+
+use serde::{Deserialize, Serialize};
+
+/// `{"error": {"code", "message", "hint"}}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// The only field.
+    pub error: ErrorDetail,
+}
+
+/// What happened, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorDetail {
+    /// Stable name for programs, such as `blob_not_found`.
+    pub code: String,
+    /// What happened, to what.
+    pub message: String,
+    /// What to do; absent where nothing helps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}

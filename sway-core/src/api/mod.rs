@@ -1,0 +1,5 @@
+//! Wire types of both HTTP APIs: what `docs/http-api.md` describes, as serde types.
+
+pub mod error;
+pub mod blobs;
+pub mod jobs;

@@ -1,0 +1,305 @@
+//! How a blob travels and rests: an encoding of its bytes, and frames of many blobs in one body.
+//!
+//! Encoded blob: one tag byte (0 raw, 1 zstd), then the payload. The encoder takes zstd only
+//! where it is smaller. Frame, for bodies that carry many blobs: digest (20 bytes), raw length
+//! (u32, little endian), encoded length (u32), encoded blob. `docs/format.md` has both byte for
+//! byte. Decoding never trusts a length: a blob is at most [`BLOB_LEN_MAX`] bytes and its raw
+//! bytes must hash to the digest that was asked for.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use crate::digest::{DIGEST_LEN, Digest};
+
+/// The longest blob, in raw bytes. A manifest is the only kind that comes near it: 64 MiB hold
+/// the tree of about 500,000 entries.
+pub const BLOB_LEN_MAX: usize = 64 << 20;
+
+/// Bytes of a frame before its encoded blob.
+pub const FRAME_HEADER_LEN: usize = DIGEST_LEN + 8;
+
+/// zstd level of the exporter: 3 is where the ratio flattens for shared objects and Python.
+pub const ZSTD_LEVEL: i32 = 3;
+
+const TAG_RAW: u8 = 0;
+const TAG_ZSTD: u8 = 1;
+
+/// Bytes that are not the blob that they should be.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    /// The raw bytes hash to something else.
+    #[error("blob {expected} has the digest {actual}: its bytes are corrupt")]
+    Mismatch {
+        /// What was asked for.
+        expected: Digest,
+        /// What the bytes are.
+        actual: Digest,
+    },
+    /// Longer than a blob may be, or than its frame says.
+    #[error("blob {digest} is longer than {limit} bytes")]
+    TooLong {
+        /// The blob.
+        digest: Digest,
+        /// The limit that it broke, in bytes.
+        limit: usize,
+    },
+    /// Not a known encoding.
+    #[error("blob {digest} has a malformed encoding: {reason}")]
+    Malformed {
+        /// The blob.
+        digest: Digest,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// A blob's raw bytes, known to hash to its digest. The only way to get one is to verify.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blob {
+    digest: Digest,
+    bytes: Arc<[u8]>,
+}
+
+impl Blob {
+    /// Names `bytes` by hashing them.
+    pub fn new(bytes: impl Into<Arc<[u8]>>) -> Self {
+        let bytes = bytes.into();
+        Self { digest: Digest::of(&bytes), bytes }
+    }
+
+    /// Takes `bytes` for the blob `expected`, if they are.
+    pub fn verify(expected: Digest, bytes: impl Into<Arc<[u8]>>) -> Result<Self, BlobError> {
+        let blob = Self::new(bytes);
+        if blob.digest == expected {
+            Ok(blob)
+        } else {
+            Err(BlobError::Mismatch { expected, actual: blob.digest })
+        }
+    }
+
+    /// Decodes and verifies an encoded blob of at most `raw_len_max` raw bytes.
+    pub fn decode(expected: Digest, encoded: &[u8], raw_len_max: usize) -> Result<Self, BlobError> {
+        Self::verify(expected, decode(expected, encoded, raw_len_max)?)
+    }
+
+    /// The name.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The raw bytes.
+    pub fn bytes(&self) -> &Arc<[u8]> {
+        &self.bytes
+    }
+
+    /// The raw bytes, given away.
+    pub fn into_bytes(self) -> Arc<[u8]> {
+        self.bytes
+    }
+}
+
+impl AsRef<[u8]> for Blob {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Encodes raw bytes: zstd where that is smaller, else as they are.
+pub fn encode(raw: &[u8]) -> Vec<u8> {
+    let mut encoded = Vec::with_capacity(raw.len() + 1);
+    encoded.push(TAG_ZSTD);
+    if let Ok(compressed) = zstd::bulk::compress(raw, ZSTD_LEVEL)
+        && compressed.len() < raw.len()
+    {
+        encoded.extend_from_slice(&compressed);
+        return encoded;
+    }
+    encoded[0] = TAG_RAW;
+    encoded.extend_from_slice(raw);
+    encoded
+}
+
+/// Encodes without compressing.
+pub fn encode_raw(raw: &[u8]) -> Vec<u8> {
+    let mut encoded = Vec::with_capacity(raw.len() + 1);
+    encoded.push(TAG_RAW);
+    encoded.extend_from_slice(raw);
+    encoded
+}
+
+/// The raw bytes of an encoded blob, unverified: for [`Blob::decode`] and for a server that
+/// hashes with collision detection. Stops reading at `raw_len_max`.
+pub fn decode(digest: Digest, encoded: &[u8], raw_len_max: usize) -> Result<Vec<u8>, BlobError> {
+    let limit = raw_len_max.min(BLOB_LEN_MAX);
+    let mut raw = Vec::new();
+    let mut reader = decoder(digest, encoded)?.take(limit as u64 + 1);
+    reader
+        .read_to_end(&mut raw)
+        .map_err(|error| BlobError::Malformed { digest, reason: error.to_string() })?;
+    if raw.len() > limit {
+        return Err(BlobError::TooLong { digest, limit });
+    }
+    Ok(raw)
+}
+
+/// A reader of the raw bytes of an encoded blob, for callers that must not hold them all.
+pub fn decoder<'a, R: Read + 'a>(
+    digest: Digest,
+    mut encoded: R,
+) -> Result<Box<dyn Read + 'a>, BlobError> {
+    let malformed = |reason: String| BlobError::Malformed { digest, reason };
+    let mut tag = [0u8];
+    encoded.read_exact(&mut tag).map_err(|error| malformed(format!("no tag byte: {error}")))?;
+    match tag[0] {
+        TAG_RAW => Ok(Box::new(encoded)),
+        TAG_ZSTD => {
+            let decoder = zstd::stream::read::Decoder::new(encoded)
+                .map_err(|error| malformed(error.to_string()))?
+                .single_frame();
+            Ok(Box::new(SingleFrame(decoder)))
+        }
+        other => Err(malformed(format!("unknown tag byte {other}"))),
+    }
+}
+
+/// A zstd frame that must end where the input ends: trailing bytes would be stored and served
+/// without ever being verified.
+struct SingleFrame<R: Read>(zstd::stream::read::Decoder<'static, io::BufReader<R>>);
+
+impl<R: Read> Read for SingleFrame<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let n = self.0.read(out)?;
+        if n == 0 && !out.is_empty() {
+            let mut rest = [0u8];
+            if self.0.get_mut().read(&mut rest)? != 0 {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "bytes follow the zstd frame",
+                ));
+            }
+        }
+        Ok(n)
+    }
+}
+
+/// What stands before each blob in a body of many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameHeader {
+    /// The blob's name.
+    pub digest: Digest,
+    /// Raw bytes.
+    pub raw_len: u32,
+    /// Bytes of the encoded blob that follow; 0 says that the sender does not have this blob.
+    pub encoded_len: u32,
+}
+
+impl FrameHeader {
+    /// The header of `encoded`, the encoded form of a blob of `raw_len` bytes.
+    pub fn new(digest: Digest, raw_len: usize, encoded_len: usize) -> Self {
+        let to_u32 = |len| u32::try_from(len).expect("a blob is at most 64 MiB");
+        Self { digest, raw_len: to_u32(raw_len), encoded_len: to_u32(encoded_len) }
+    }
+
+    /// The header that says "not here".
+    pub fn missing(digest: Digest) -> Self {
+        Self { digest, raw_len: 0, encoded_len: 0 }
+    }
+
+    /// Whether the sender has the blob.
+    pub fn is_missing(&self) -> bool {
+        self.encoded_len == 0
+    }
+
+    /// The 28 bytes.
+    pub fn to_bytes(&self) -> [u8; FRAME_HEADER_LEN] {
+        let mut bytes = [0u8; FRAME_HEADER_LEN];
+        bytes[..DIGEST_LEN].copy_from_slice(self.digest.as_bytes());
+        bytes[DIGEST_LEN..DIGEST_LEN + 4].copy_from_slice(&self.raw_len.to_le_bytes());
+        bytes[DIGEST_LEN + 4..].copy_from_slice(&self.encoded_len.to_le_bytes());
+        bytes
+    }
+
+    /// Reads 28 bytes; refuses lengths that no blob has, before anything is allocated for them.
+    pub fn from_bytes(bytes: &[u8; FRAME_HEADER_LEN]) -> Result<Self, BlobError> {
+        let mut digest = [0u8; DIGEST_LEN];
+        digest.copy_from_slice(&bytes[..DIGEST_LEN]);
+        let digest = Digest::from_bytes(digest);
+        let u32_at = |at: usize| {
+            u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
+        let header =
+            Self { digest, raw_len: u32_at(DIGEST_LEN), encoded_len: u32_at(DIGEST_LEN + 4) };
+        // The encoder takes the smaller form, so an encoded blob is at most one byte longer.
+        if header.raw_len as usize > BLOB_LEN_MAX || header.encoded_len > header.raw_len + 1 {
+            return Err(BlobError::TooLong { digest, limit: BLOB_LEN_MAX });
+        }
+        Ok(header)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_decodes_to_the_same_bytes(raw in prop::collection::vec(any::<u8>(), 0..4096)) {
+            for encoded in [encode(&raw), encode_raw(&raw)] {
+                prop_assert!(encoded.len() <= raw.len() + 1);
+                let blob = Blob::decode(Digest::of(&raw), &encoded, raw.len()).unwrap();
+                prop_assert_eq!(blob.as_ref(), &raw[..]);
+            }
+        }
+
+        #[test]
+        fn no_foreign_bytes_decode_to_another_blob(encoded in prop::collection::vec(any::<u8>(), 0..256)) {
+            prop_assert!(Blob::decode(Digest::of(b"something"), &encoded, 1 << 20).is_err());
+        }
+
+        #[test]
+        fn a_frame_header_reads_back(raw_len in 0u32..=BLOB_LEN_MAX as u32, shrink in 0u32..100) {
+            let header = FrameHeader {
+                digest: Digest::of(b"x"),
+                raw_len,
+                encoded_len: (raw_len + 1).saturating_sub(shrink),
+            };
+            prop_assert_eq!(FrameHeader::from_bytes(&header.to_bytes()).unwrap(), header);
+        }
+    }
+
+    #[test]
+    fn a_flipped_byte_is_refused() {
+        let raw = b"hello hello hello hello hello hello hello".repeat(10);
+        let digest = Digest::of(&raw);
+        let encoded = encode(&raw);
+        assert_eq!(encoded[0], TAG_ZSTD);
+        for at in 0..encoded.len() {
+            let mut bad = encoded.clone();
+            bad[at] ^= 0x40;
+            // zstd has header bits that change nothing about the content; the digest decides.
+            if let Ok(blob) = Blob::decode(digest, &bad, raw.len()) {
+                assert_eq!(blob.as_ref(), &raw[..]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_bomb_is_cut_off_at_its_declared_length() {
+        let zeros = vec![0u8; 1 << 20];
+        let encoded = encode(&zeros);
+        assert!(matches!(
+            Blob::decode(Digest::of(&zeros), &encoded, 1000),
+            Err(BlobError::TooLong { limit: 1000, .. })
+        ));
+    }
+
+    #[test]
+    fn bytes_after_the_frame_are_refused() {
+        let raw = vec![7u8; 1000];
+        let mut encoded = encode(&raw);
+        encoded.extend_from_slice(b"smuggled");
+        assert!(Blob::decode(Digest::of(&raw), &encoded, 1000).is_err());
+    }
+}

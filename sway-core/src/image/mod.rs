@@ -1,0 +1,1 @@
+//! Container images as builders and archives hand them over.

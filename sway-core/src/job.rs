@@ -1,0 +1,556 @@
+//! What a job is: what it asks for, what it may ask for, the states that it goes through.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::ImageName;
+
+/// A request to run something in an image.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobSpec {
+    /// The image to run in.
+    pub image: ImageName,
+    /// What to run.
+    pub program: Program,
+    /// Arguments of the program.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Added to the image's environment; the same names replace the image's.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// What the caller asks for; what is left out gets the entry's default.
+    #[serde(default)]
+    pub limits: LimitsRequest,
+    /// What the job can reach.
+    #[serde(default)]
+    pub network: Network,
+    /// Whether the caller will send standard input; without it the job reads an empty one.
+    #[serde(default)]
+    pub stdin: bool,
+    /// Whether the job goes on when nobody follows its output.
+    #[serde(default)]
+    pub detach: bool,
+    /// Whether too much output ends the job (cause `output_limit`) instead of being cut.
+    #[serde(default)]
+    pub fail_on_output_limit: bool,
+    /// The caller's own notes.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What a job runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
+pub enum Program {
+    /// One file, placed in the image's working directory under its own name.
+    Script {
+        /// The script.
+        file: JobFile,
+    },
+    /// A folder, placed at `/code`, with the path of its entry file.
+    Folder {
+        /// All files of the folder.
+        files: Vec<JobFile>,
+        /// The file to start, a path within the folder.
+        entry: String,
+    },
+    /// A command of the image itself; empty for the image's own entrypoint and command.
+    Command {
+        /// Program and arguments.
+        argv: Vec<String>,
+    },
+}
+
+impl Program {
+    /// The name under which a run of this is on record: the script's base name, the folder's
+    /// entry, or the command's program.
+    pub fn filename(&self) -> &str {
+        let path = match self {
+            Self::Script { file } => &file.path,
+            Self::Folder { entry, .. } => entry,
+            Self::Command { argv } => argv.first().map_or("", String::as_str),
+        };
+        path.rsplit('/').next().unwrap_or(path)
+    }
+}
+
+/// A file that the caller sends along.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobFile {
+    /// Relative path, parts joined by `/`, without `.` and `..`.
+    pub path: String,
+    /// Its bytes, base64 in JSON.
+    #[serde(with = "base64_bytes")]
+    pub content: Vec<u8>,
+    /// Whether it may be executed.
+    #[serde(default)]
+    pub executable: bool,
+}
+
+impl fmt::Debug for JobFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "JobFile({:?}, {} bytes)", self.path, self.content.len())
+    }
+}
+
+/// Bytes as base64 text in JSON (RFC 4648, standard alphabet, padded).
+pub mod base64_bytes {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    /// Writes base64.
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    /// Reads base64.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        STANDARD.decode(text).map_err(de::Error::custom)
+    }
+}
+
+/// What a job can reach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Network {
+    /// Nothing: an empty network namespace.
+    #[default]
+    None,
+    /// An own namespace whose egress passes a filter that refuses the host's loopback, private
+    /// and metadata addresses.
+    Isolated,
+}
+
+/// Limits that a caller asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsRequest {
+    /// Wall-clock time from the start of the job's process, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// Memory including swap, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// CPUs, in thousandths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus_milli: Option<u32>,
+    /// Processes and threads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u32>,
+    /// Bytes of stdout, and as many of stderr.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_bytes: Option<u64>,
+    /// Bytes of `/tmp`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tmp_bytes: Option<u64>,
+}
+
+/// Limits that hold for a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Wall-clock time from the start of the job's process, in milliseconds.
+    pub timeout_ms: u64,
+    /// Memory including swap, in bytes.
+    pub memory_bytes: u64,
+    /// CPUs, in thousandths.
+    pub cpus_milli: u32,
+    /// Processes and threads.
+    pub pids: u32,
+    /// Bytes of stdout, and as many of stderr.
+    pub output_bytes: u64,
+    /// Bytes of `/tmp`.
+    pub tmp_bytes: u64,
+}
+
+impl Limits {
+    /// Defaults of direct jobs (`docs/semantics.md`).
+    pub const DIRECT: Self = Self {
+        timeout_ms: 10_000,
+        memory_bytes: 256 << 20,
+        cpus_milli: 500,
+        pids: 64,
+        output_bytes: 10 << 20,
+        tmp_bytes: 64 << 20,
+    };
+
+    /// Defaults of the original program's `/run`.
+    pub const TINYCONTAINER: Self = Self {
+        timeout_ms: 30 * 60_000,
+        memory_bytes: 1 << 30,
+        cpus_milli: 1000,
+        pids: 128,
+        ..Self::DIRECT
+    };
+
+    /// A worker's maxima unless configured, on a machine with so many cores.
+    pub const fn maxima(cores: u32) -> Self {
+        Self {
+            timeout_ms: 3_600_000,
+            memory_bytes: 4 << 30,
+            cpus_milli: cores * 1000,
+            pids: 1024,
+            output_bytes: 100 << 20,
+            tmp_bytes: 1 << 30,
+        }
+    }
+
+    /// What holds for a job that asks for `request`. Defaults are lowered to the maxima;
+    /// a request beyond them is refused, never lowered in silence.
+    pub fn grant(
+        request: &LimitsRequest,
+        default: &Self,
+        maxima: &Self,
+    ) -> Result<Self, LimitError> {
+        fn pick<T: Copy + Ord + Into<u64>>(
+            field: &'static str,
+            asked: Option<T>,
+            default: T,
+            min: T,
+            max: T,
+        ) -> Result<T, LimitError> {
+            match asked {
+                None => Ok(default.min(max)),
+                Some(asked) if asked < min || asked > max => {
+                    Err(LimitError { field, asked: asked.into(), min: min.into(), max: max.into() })
+                }
+                Some(asked) => Ok(asked),
+            }
+        }
+        Ok(Self {
+            timeout_ms: pick(
+                "timeout_ms",
+                request.timeout_ms,
+                default.timeout_ms,
+                1,
+                maxima.timeout_ms,
+            )?,
+            // runc itself needs a few MiB of the job's memory to start.
+            memory_bytes: pick(
+                "memory_bytes",
+                request.memory_bytes,
+                default.memory_bytes,
+                16 << 20,
+                maxima.memory_bytes,
+            )?,
+            cpus_milli: pick(
+                "cpus_milli",
+                request.cpus_milli,
+                default.cpus_milli,
+                10,
+                maxima.cpus_milli,
+            )?,
+            pids: pick("pids", request.pids, default.pids, 1, maxima.pids)?,
+            output_bytes: pick(
+                "output_bytes",
+                request.output_bytes,
+                default.output_bytes,
+                0,
+                maxima.output_bytes,
+            )?,
+            tmp_bytes: pick(
+                "tmp_bytes",
+                request.tmp_bytes,
+                default.tmp_bytes,
+                4096,
+                maxima.tmp_bytes,
+            )?,
+        })
+    }
+}
+
+/// A limit that the worker does not grant.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+#[error("limit {field} = {asked} is outside what this worker grants ({min} to {max})")]
+pub struct LimitError {
+    /// Field of [`LimitsRequest`].
+    pub field: &'static str,
+    /// What was asked for.
+    pub asked: u64,
+    /// The least.
+    pub min: u64,
+    /// The most.
+    pub max: u64,
+}
+
+/// A spec that can't be run, whatever the worker.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+#[error("{field}: {reason}")]
+pub struct SpecError {
+    /// Where in the request.
+    pub field: &'static str,
+    /// What is wrong.
+    pub reason: String,
+}
+
+impl JobSpec {
+    /// Checks what does not depend on the worker: paths, names, and that nothing holds a NUL.
+    pub fn check(&self) -> Result<(), SpecError> {
+        let bad = |field, reason: String| Err(SpecError { field, reason });
+        match &self.program {
+            Program::Script { file } => {
+                if !is_plain_name(&file.path) {
+                    return bad("program.file.path", format!("{:?} is not a file name", file.path));
+                }
+            }
+            Program::Folder { files, entry } => {
+                if let Some(file) = files.iter().find(|file| !is_relative_path(&file.path)) {
+                    return bad(
+                        "program.files",
+                        format!("{:?} is not a path within the folder", file.path),
+                    );
+                }
+                if !files.iter().any(|file| file.path == *entry) {
+                    return bad("program.entry", format!("{entry:?} is not among the files"));
+                }
+            }
+            Program::Command { argv } => {
+                if argv.iter().any(|arg| arg.contains('\0')) {
+                    return bad("program.argv", "an argument holds a NUL".to_owned());
+                }
+            }
+        }
+        if self.args.iter().any(|arg| arg.contains('\0')) {
+            return bad("args", "an argument holds a NUL".to_owned());
+        }
+        let sound = |(name, value): (&String, &String)| {
+            !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
+        };
+        if let Some((name, _)) = self.env.iter().find(|&(name, value)| !sound((name, value))) {
+            return bad("env", format!("{name:?} is not a variable that a process can have"));
+        }
+        Ok(())
+    }
+}
+
+/// One part of a path: no `/`, no NUL, no control characters, not `.` or `..`.
+fn is_plain_name(name: &str) -> bool {
+    (1..=255).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && !name.contains(|c: char| c == '/' || c.is_control())
+}
+
+fn is_relative_path(path: &str) -> bool {
+    path.len() <= 4095 && path.split('/').all(is_plain_name)
+}
+
+/// Where a job stands. The moves are in [`JobState::may_become`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// Waits for an owner's decision.
+    Pending,
+    /// May run, waits for a place.
+    Approved,
+    /// Runs.
+    Running,
+    /// Ran, and its program exited with 0.
+    Completed,
+    /// Ended in any other way.
+    Failed,
+    /// An owner said no.
+    Rejected,
+    /// Somebody stopped it.
+    Cancelled,
+}
+
+impl JobState {
+    /// Whether nothing comes after it.
+    pub fn is_final(self) -> bool {
+        match self {
+            Self::Pending | Self::Approved | Self::Running => false,
+            Self::Completed | Self::Failed | Self::Rejected | Self::Cancelled => true,
+        }
+    }
+
+    /// The legal moves: pending → approved → running → completed | failed; pending → rejected;
+    /// any that is not final → cancelled; approved → failed where the job can't be started.
+    pub fn may_become(self, next: Self) -> bool {
+        match next {
+            Self::Pending => false,
+            Self::Approved | Self::Rejected => self == Self::Pending,
+            Self::Running => self == Self::Approved,
+            Self::Completed => self == Self::Running,
+            Self::Failed => matches!(self, Self::Approved | Self::Running),
+            Self::Cancelled => !self.is_final(),
+        }
+    }
+
+    /// The name in columns, JSON and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Approved => "approved",
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Rejected => "rejected",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// Why a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// The program ended by itself, or was killed from within.
+    Exited,
+    /// Its time was over.
+    Timeout,
+    /// It wanted more memory than its limit.
+    MemoryExceeded,
+    /// It wrote more than its limit, and asked to fail then.
+    OutputLimit,
+    /// Somebody stopped it.
+    Cancelled,
+    /// A policy refused it before it started.
+    Policy,
+    /// Not its own fault: the worker, the fileserver or the machine failed.
+    Infrastructure,
+}
+
+impl Cause {
+    /// The name in columns, JSON and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exited => "exited",
+            Self::Timeout => "timeout",
+            Self::MemoryExceeded => "memory_exceeded",
+            Self::OutputLimit => "output_limit",
+            Self::Cancelled => "cancelled",
+            Self::Policy => "policy",
+            Self::Infrastructure => "infrastructure",
+        }
+    }
+
+    /// Reads what [`Cause::as_str`] wrote.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [
+            Self::Exited,
+            Self::Timeout,
+            Self::MemoryExceeded,
+            Self::OutputLimit,
+            Self::Cancelled,
+            Self::Policy,
+            Self::Infrastructure,
+        ]
+        .into_iter()
+        .find(|cause| cause.as_str() == name)
+    }
+
+    /// What `sway run` exits with: the job's own code, or one that names the cause.
+    pub fn exit_code(self, job_exit_code: Option<i32>) -> i32 {
+        match self {
+            Self::Exited => job_exit_code.unwrap_or(70),
+            Self::Timeout => 124,
+            Self::Policy => 125,
+            Self::Cancelled => 130,
+            Self::MemoryExceeded | Self::OutputLimit => 137,
+            Self::Infrastructure => 70,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn script(path: &str) -> JobSpec {
+        JobSpec {
+            image: "scipy".parse().unwrap(),
+            program: Program::Script {
+                file: JobFile { path: path.to_owned(), content: vec![0, 255], executable: false },
+            },
+            args: vec![],
+            env: BTreeMap::new(),
+            limits: LimitsRequest::default(),
+            network: Network::None,
+            stdin: false,
+            detach: false,
+            fail_on_output_limit: false,
+            labels: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_spec_survives_json_with_any_bytes() {
+        let spec = script("app.py");
+        let json = serde_json::to_string(&spec).unwrap();
+        assert_eq!(serde_json::from_str::<JobSpec>(&json).unwrap(), spec);
+        assert_eq!(spec.program.filename(), "app.py");
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused() {
+        let json = r#"{"image": "scipy", "program": {"kind": "command", "argv": []}, "cpu": 1}"#;
+        assert!(serde_json::from_str::<JobSpec>(json).unwrap_err().to_string().contains("cpu"));
+    }
+
+    #[test]
+    fn paths_out_of_the_folder_are_refused() {
+        for path in ["", ".", "..", "/etc/passwd", "a/b", "a\0", "a\nb"] {
+            assert!(script(path).check().is_err(), "{path:?}");
+        }
+        let folder = |path: &str| {
+            let file = JobFile { path: path.to_owned(), content: vec![], executable: true };
+            let program = Program::Folder { files: vec![file], entry: path.to_owned() };
+            JobSpec { program, ..script("x") }
+        };
+        assert_eq!(folder("a/b/main.py").check(), Ok(()));
+        for path in ["../a", "a/../b", "/a", "a//b", "a/", "./a"] {
+            assert!(folder(path).check().is_err(), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn limits_are_granted_within_the_maxima_and_refused_beyond() {
+        let maxima = Limits::maxima(2);
+        let nothing = LimitsRequest::default();
+        assert_eq!(Limits::grant(&nothing, &Limits::DIRECT, &maxima), Ok(Limits::DIRECT));
+        let asked = LimitsRequest { cpus_milli: Some(2001), ..nothing };
+        let error = Limits::grant(&asked, &Limits::DIRECT, &maxima).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "limit cpus_milli = 2001 is outside what this worker grants (10 to 2000)"
+        );
+        let small = Limits { memory_bytes: 100 << 20, ..maxima };
+        let granted = Limits::grant(&nothing, &Limits::DIRECT, &small).unwrap();
+        assert_eq!(granted.memory_bytes, 100 << 20);
+    }
+
+    #[test]
+    fn ended_jobs_stay_ended() {
+        use JobState::{Approved, Cancelled, Completed, Failed, Pending, Rejected, Running};
+        let all = [Pending, Approved, Running, Completed, Failed, Rejected, Cancelled];
+        for state in all {
+            for next in all {
+                let allowed = state.may_become(next);
+                assert!(!(state.is_final() && allowed), "{state:?} → {next:?}");
+            }
+        }
+        assert!(Pending.may_become(Approved) && Approved.may_become(Running));
+        assert!(Running.may_become(Completed) && !Pending.may_become(Running));
+    }
+
+    #[test]
+    fn causes_read_back() {
+        for name in [
+            "exited",
+            "timeout",
+            "memory_exceeded",
+            "output_limit",
+            "cancelled",
+            "policy",
+            "infrastructure",
+        ] {
+            assert_eq!(Cause::from_name(name).unwrap().as_str(), name);
+        }
+    }
+}
