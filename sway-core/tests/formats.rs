@@ -1,0 +1,73 @@
+//! Files of every format version that was ever written, kept to show that they still read.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use sway_core::chunk::{CHUNK_LEN, CutChunk};
+use sway_core::digest::Digest;
+use sway_core::manifest::{
+    FileContent, Ino, Manifest, Metadata, NodeKind, RunConfig, Timestamp, Tree,
+};
+
+const MANIFEST_V1: &[u8] = include_bytes!("fixtures/manifest-v1.bin");
+
+/// The tree of the fixture: one of each kind of node.
+fn tree() -> Tree {
+    let mut tree = Tree::new();
+    let metadata = Metadata {
+        permissions: 0o4755,
+        uid: 123_456,
+        gid: 7,
+        mtime: Timestamp { seconds: -5, nanoseconds: 999_999_999 },
+        xattrs: [(b"user.a".to_vec(), b"1".to_vec())].into(),
+    };
+    let mut content = FileContent::new();
+    content.push_chunk(CutChunk::of(&vec![7; CHUNK_LEN as usize]));
+    content.push_holes(3);
+    content.push_chunk(CutChunk::of(b"tail"));
+    let file = tree.add(metadata.clone(), NodeKind::Regular(content));
+    let link = tree.add(metadata.clone(), NodeKind::Symlink(b"../file".to_vec()));
+    let device = tree.add(metadata.clone(), NodeKind::CharDevice(0x0103));
+    let block = tree.add(metadata.clone(), NodeKind::BlockDevice(0x0700));
+    let fifo = tree.add(metadata.clone(), NodeKind::Fifo);
+    let socket = tree.add(metadata.clone(), NodeKind::Socket);
+    let children = [(b"file".to_vec(), file), (b"\xff\xfe".to_vec(), link)].into();
+    let directory = tree.add(metadata, NodeKind::Directory(children));
+    let root = tree.entries_mut(Tree::ROOT).unwrap();
+    for (name, node) in
+        [("d", directory), ("hard", file), ("c", device), ("b", block), ("p", fifo), ("s", socket)]
+    {
+        root.insert(name.as_bytes().to_vec(), node);
+    }
+    tree
+}
+
+fn config() -> RunConfig {
+    RunConfig {
+        architecture: "amd64".to_owned(),
+        os: "linux".to_owned(),
+        env: vec!["PATH=/bin".to_owned()],
+        cmd: vec!["python3".to_owned()],
+        ..RunConfig::default()
+    }
+}
+
+#[test]
+fn manifests_of_version_1_still_read() {
+    let manifest = Manifest::decode(MANIFEST_V1).unwrap();
+    let file = manifest.resolve(b"/d/file").unwrap();
+    assert_eq!(manifest.resolve(b"/hard"), Some(file));
+    assert_eq!(manifest.inode(file).unwrap().size(), u64::from(CHUNK_LEN) * 4 + 4);
+    assert_eq!(manifest.entries(Ino::ROOT).unwrap().len(), 6);
+    assert_eq!(manifest.config(), &config());
+}
+
+#[test]
+fn the_same_tree_is_the_same_bytes_for_ever() {
+    let (manifest, _) = tree().to_manifest(config()).unwrap();
+    let bytes = manifest.encode().unwrap();
+    assert_eq!(
+        Digest::of(&bytes),
+        Digest::of(MANIFEST_V1),
+        "the format changed: raise its version"
+    );
+}
