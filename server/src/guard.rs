@@ -1,0 +1,245 @@
+//! Who may come in: every request passes here before it reaches a route.
+//!
+//! In this order: the Host header must name this server (an address, `localhost`, or a listed
+//! name), or a page in a browser could reach it by rebinding its own name to 127.0.0.1; an
+//! Origin must be the server's own; a body must be of a type that a page can't send without
+//! asking first; the bearer token must be right. What passes carries an [`Identity`].
+//! This module alone decides who a caller is; what an identity may do is left to the routes.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::HttpBody as _;
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
+use sway_core::api::blobs::FRAMES_MEDIA_TYPE;
+use sway_core::api::jobs::USER_HEADER;
+use sway_core::name::UserName;
+
+use crate::error::ServerError;
+use crate::token::Token;
+
+/// Whom the operator's token speaks for where it names no user.
+pub const OPERATOR: &str = "operator";
+
+/// Whom a request without a token speaks for on an open path, where it names no user.
+pub const ANONYMOUS: &str = "anonymous";
+
+/// What a guard lets through.
+#[derive(Clone, Debug)]
+pub struct GuardOptions {
+    /// Where the server listens: its address is a name of the server.
+    pub listen: SocketAddr,
+    /// Further names by which clients may address the server.
+    pub names: Vec<String>,
+    /// Paths that need no token and get no identity, such as `/healthz`.
+    pub public: Vec<&'static str>,
+    /// Whether [`GuardOptions::open_paths`] are open. Only a server on loopback may be.
+    pub open: bool,
+    /// Paths that are answered without a token if `open`, as the user that the caller names.
+    pub open_paths: Vec<&'static str>,
+}
+
+impl GuardOptions {
+    /// Only `/healthz` without a token.
+    pub fn new(listen: SocketAddr) -> Self {
+        Self {
+            listen,
+            names: Vec::new(),
+            public: vec!["/healthz"],
+            open: false,
+            open_paths: Vec::new(),
+        }
+    }
+}
+
+/// The token to ask for, and the exceptions.
+#[derive(Clone, Debug)]
+pub struct Guard(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    token: Token,
+    options: GuardOptions,
+}
+
+impl Guard {
+    /// A guard that asks for `token`.
+    pub fn new(token: Token, options: GuardOptions) -> Self {
+        Self(Arc::new(Inner { token, options }))
+    }
+}
+
+/// Puts `guard` before every route of `router`, also before its fallback.
+pub fn protect(router: Router, guard: Guard) -> Router {
+    router.layer(middleware::from_fn_with_state(guard, admit))
+}
+
+/// Who is asking.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The user.
+    pub user: UserName,
+    /// Whether this is the operator, who may do all, in the name of any user.
+    pub operator: bool,
+}
+
+impl<S: Sync> FromRequestParts<S> for Identity {
+    type Rejection = ServerError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ServerError> {
+        parts.extensions.get::<Self>().cloned().ok_or_else(missing_token)
+    }
+}
+
+/// The identity if there is one: on public paths.
+impl<S: Sync> axum::extract::OptionalFromRequestParts<S> for Identity {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Option<Self>, Infallible> {
+        Ok(parts.extensions.get::<Self>().cloned())
+    }
+}
+
+async fn admit(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
+    let checked = check_host(&guard.0.options, &request)
+        .and_then(|()| check_origin(&request))
+        .and_then(|()| check_content_type(&request))
+        .and_then(|()| identify(&guard.0, &request));
+    match checked {
+        Ok(identity) => {
+            if let Some(identity) = identity {
+                request.extensions_mut().insert(identity);
+            }
+            next.run(request).await
+        }
+        Err(refusal) => {
+            tracing::debug!(
+                http.status = refusal.status.as_u16(),
+                reason = refusal.message,
+                "refused"
+            );
+            refusal.into_response()
+        }
+    }
+}
+
+/// `host[:port]` that the request is addressed to: `:authority` in HTTP/2, else `Host`.
+fn authority(request: &Request) -> Option<&str> {
+    match request.uri().authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => request.headers().get(header::HOST)?.to_str().ok(),
+    }
+}
+
+/// The host without its port; brackets of an IPv6 address removed.
+fn host_of(authority: &str) -> &str {
+    if let Some(rest) = authority.strip_prefix('[') {
+        return rest.split(']').next().unwrap_or(rest);
+    }
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    }
+}
+
+fn check_host(options: &GuardOptions, request: &Request) -> Result<(), ServerError> {
+    let host = host_of(authority(request).unwrap_or_default());
+    let known = host.parse::<IpAddr>().is_ok()
+        || host.eq_ignore_ascii_case("localhost")
+        || options.names.iter().any(|name| name.eq_ignore_ascii_case(host));
+    if known {
+        Ok(())
+    } else {
+        Err(ServerError::forbidden("the Host header does not name this server")
+            .hint("use the server's IP address, or start it with --name for this name"))
+    }
+}
+
+fn check_origin(request: &Request) -> Result<(), ServerError> {
+    let Some(origin) = request.headers().get(header::ORIGIN) else {
+        return Ok(());
+    };
+    let own = origin.to_str().ok().and_then(|origin| origin.split_once("://")).is_some_and(
+        |(_, origin)| authority(request).is_some_and(|own| own.eq_ignore_ascii_case(origin)),
+    );
+    if own {
+        Ok(())
+    } else {
+        Err(ServerError::forbidden("requests of pages from other origins are refused"))
+    }
+}
+
+/// A page can send forms and plain text anywhere; anything else makes its browser ask first,
+/// and nobody here answers that. Methods other than POST always make it ask.
+fn check_content_type(request: &Request) -> Result<(), ServerError> {
+    if request.body().is_end_stream() {
+        return Ok(());
+    }
+    let known = match request.headers().get(header::CONTENT_TYPE) {
+        None => request.method() != Method::POST,
+        Some(value) => value.to_str().is_ok_and(|value| {
+            let essence = value.split(';').next().unwrap_or_default().trim();
+            ["application/json", "application/octet-stream", FRAMES_MEDIA_TYPE]
+                .iter()
+                .any(|known| essence.eq_ignore_ascii_case(known))
+        }),
+    };
+    if known {
+        Ok(())
+    } else {
+        Err(ServerError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            "bodies are JSON, bytes or frames",
+        )
+        .hint(format!(
+            "send content-type: application/json, application/octet-stream or {FRAMES_MEDIA_TYPE}"
+        )))
+    }
+}
+
+fn missing_token() -> ServerError {
+    ServerError::unauthorized("a bearer token is needed")
+        .hint("send authorization: Bearer with the token of the server's data directory")
+}
+
+fn identify(guard: &Inner, request: &Request) -> Result<Option<Identity>, ServerError> {
+    let path = request.uri().path();
+    let headers = request.headers();
+    let public = guard.options.public.contains(&path);
+    let open = guard.options.open
+        && guard.options.listen.ip().to_canonical().is_loopback()
+        && guard.options.open_paths.contains(&path);
+    match bearer(headers) {
+        Some(token) if guard.token.matches(token) => {
+            Ok(Some(Identity { user: named_user(headers, OPERATOR)?, operator: true }))
+        }
+        _ if public => Ok(None),
+        None if open => {
+            Ok(Some(Identity { user: named_user(headers, ANONYMOUS)?, operator: false }))
+        }
+        Some(_) => Err(ServerError::unauthorized("the bearer token is wrong")),
+        None => Err(missing_token()),
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+fn named_user(headers: &HeaderMap, default: &str) -> Result<UserName, ServerError> {
+    let name = match headers.get(USER_HEADER) {
+        None => default,
+        Some(value) => value.to_str().unwrap_or_default(),
+    };
+    name.parse().map_err(|error| {
+        ServerError::bad_request("malformed_user", format!("header {USER_HEADER}: {error}"))
+    })
+}

@@ -1,0 +1,99 @@
+//! What a server tells about itself: log lines on stderr, and metrics to be scraped.
+
+use std::io::IsTerminal as _;
+use std::str::FromStr;
+use std::sync::OnceLock;
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+
+/// Seconds; from a cached read to a slow job.
+const BUCKETS_SECONDS: [f64; 12] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(format!("not a log format: {text:?} (text or json)")),
+        }
+    }
+}
+
+/// Starts logging to stderr. `filter` is the value of `SWAY_LOG` or `LOG_LEVEL`, such as `debug`
+/// or `sway_worker=trace,info`; `info` where it is absent or malformed. Only the first call in a
+/// process counts.
+pub fn init_logging(filter: Option<&str>, format: LogFormat) {
+    let parsed = filter.map(|filter| EnvFilter::try_new(filter.to_ascii_lowercase()));
+    let malformed = matches!(parsed, Some(Err(_)));
+    let env_filter = parsed.and_then(Result::ok).unwrap_or_else(|| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(env_filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    let _ = match format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    if malformed {
+        tracing::warn!(filter, "malformed log filter; logging at info");
+    }
+}
+
+/// The process's metrics, as `GET /metrics` answers them.
+#[derive(Clone, Debug)]
+pub struct Metrics(PrometheusHandle);
+
+impl Metrics {
+    /// Starts to record what the `metrics` macros report; further calls share the first one's
+    /// recorder. Where another recorder was installed first, [`Metrics::render`] stays empty.
+    pub fn install() -> Self {
+        static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+        let handle = HANDLE.get_or_init(|| {
+            let recorder = PrometheusBuilder::new()
+                .set_buckets(&BUCKETS_SECONDS)
+                .expect("the list of buckets is not empty")
+                .build_recorder();
+            let handle = recorder.handle();
+            let _ = metrics::set_global_recorder(recorder);
+            handle
+        });
+        Self(handle.clone())
+    }
+
+    /// Prometheus' text format.
+    pub fn render(&self) -> String {
+        // Nobody else calls it, and without it histograms would grow between scrapes; a server
+        // that is not scraped should render now and then (`/healthz` does).
+        self.0.run_upkeep();
+        self.0.render()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_rendered_also_after_a_second_install() {
+        let first = Metrics::install();
+        metrics::counter!("sway_test_total").increment(2);
+        let second = Metrics::install();
+        metrics::counter!("sway_test_total").increment(1);
+        assert!(first.render().contains("sway_test_total 3"));
+        assert!(second.render().contains("sway_test_total 3"));
+    }
+}
