@@ -1,0 +1,86 @@
+//! Cutting a streamed body into frames, however the network cut it into pieces.
+
+use bytes::{Bytes, BytesMut};
+use sway_core::blob::{BlobError, FRAME_HEADER_LEN, FrameHeader};
+
+/// Collects pieces of a body until they hold a frame. Holds at most one blob and one piece.
+#[derive(Debug, Default)]
+pub(crate) struct FrameDecoder {
+    buffer: BytesMut,
+    header: Option<FrameHeader>,
+}
+
+impl FrameDecoder {
+    /// Adds the next piece of the body.
+    pub(crate) fn push(&mut self, piece: &[u8]) {
+        self.buffer.extend_from_slice(piece);
+    }
+
+    /// The next whole frame; none until more pieces are there.
+    pub(crate) fn next_frame(&mut self) -> Result<Option<(FrameHeader, Bytes)>, BlobError> {
+        let header = match self.header {
+            Some(header) => header,
+            None if self.buffer.len() < FRAME_HEADER_LEN => return Ok(None),
+            None => {
+                let bytes = self.buffer.split_to(FRAME_HEADER_LEN);
+                let bytes = bytes[..].try_into().expect("split at the header's length");
+                *self.header.insert(FrameHeader::from_bytes(bytes)?)
+            }
+        };
+        let len = header.encoded_len as usize;
+        if self.buffer.len() < len {
+            self.buffer.reserve(len - self.buffer.len());
+            return Ok(None);
+        }
+        self.header = None;
+        Ok(Some((header, self.buffer.split_to(len).freeze())))
+    }
+
+    /// Whether the body may end here: between two frames.
+    pub(crate) fn is_between_frames(&self) -> bool {
+        self.header.is_none() && self.buffer.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use sway_core::blob;
+    use sway_core::digest::Digest;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn frames_survive_any_cutting_of_the_body(
+            blobs in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..8),
+            cuts in prop::collection::vec(1usize..200, 1..50),
+        ) {
+            let mut body = Vec::new();
+            let mut sent = Vec::new();
+            for raw in &blobs {
+                let encoded = blob::encode(raw);
+                let header = FrameHeader::new(Digest::of(raw), raw.len(), encoded.len());
+                body.extend(header.to_bytes());
+                body.extend(&encoded);
+                sent.push((header, Bytes::from(encoded)));
+            }
+            let mut decoder = FrameDecoder::default();
+            let mut received = Vec::new();
+            let mut rest = &body[..];
+            for cut in cuts.into_iter().cycle() {
+                if rest.is_empty() {
+                    break;
+                }
+                let (piece, after) = rest.split_at(cut.min(rest.len()));
+                rest = after;
+                decoder.push(piece);
+                while let Some(frame) = decoder.next_frame().unwrap() {
+                    received.push(frame);
+                }
+            }
+            prop_assert_eq!(received, sent);
+            prop_assert!(decoder.is_between_frames());
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The worker's jobs: submit, follow, cancel; runs and images.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::Stream;
+use futures::stream::BoxStream;
+use reqwest::header::{ACCEPT, CONTENT_TYPE};
+use reqwest::{Body, Method, Response};
+use sway_core::api::jobs::{ImageList, ImageView, JobEvent, JobView, RunList, RunView};
+use sway_core::job::JobSpec;
+
+use crate::client::Client;
+use crate::error::ClientError;
+use crate::refs::encoded;
+use crate::sse::EventDecoder;
+
+/// Events of a job with their ids. Ends after [`JobEvent::End`], or after an error.
+pub type EventStream = BoxStream<'static, Result<(u64, JobEvent), ClientError>>;
+
+/// How long to try to get back to a job's events after the connection broke.
+const RECONNECT_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Pause before each try.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Which page of the run log.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RunPage {
+    /// Runs older than this one.
+    pub before: Option<i64>,
+    /// At most so many; the worker decides where this is absent.
+    pub limit: Option<u32>,
+}
+
+/// See [`Client::jobs`].
+#[derive(Clone, Copy, Debug)]
+pub struct Jobs<'a>(pub(crate) &'a Client);
+
+impl Jobs<'_> {
+    /// Asks for a job. May be repeated on the way, but makes one job.
+    pub async fn submit(&self, spec: &JobSpec) -> Result<JobView, ClientError> {
+        let key = uuid::Uuid::new_v4().to_string();
+        let body = Bytes::from(serde_json::to_vec(spec).expect("a job's fields always serialise"));
+        self.0
+            .call(|| {
+                self.0
+                    .request(Method::POST, "/v1/jobs")
+                    .header("idempotency-key", &key)
+                    .header(CONTENT_TYPE, "application/json")
+                    .body(body.clone())
+            })
+            .await
+    }
+
+    /// A job, by its id or a unique prefix of it.
+    pub async fn job(&self, id: &str) -> Result<JobView, ClientError> {
+        let path = format!("/v1/jobs/{}", encoded(id));
+        self.0.call(|| self.0.request(Method::GET, &path)).await
+    }
+
+    /// Ends a job that has not ended; tells what became of it.
+    pub async fn cancel(&self, id: &str) -> Result<JobView, ClientError> {
+        let path = format!("/v1/jobs/{}/cancel", encoded(id));
+        self.0.call(|| self.0.request(Method::POST, &path)).await
+    }
+
+    /// A page of the run log, newest first.
+    pub async fn runs(&self, page: RunPage) -> Result<RunList, ClientError> {
+        let mut path = "/v1/runs?".to_owned();
+        for (name, value) in [("before", page.before), ("limit", page.limit.map(i64::from))] {
+            if let Some(value) = value {
+                path.push_str(&format!("{name}={value}&"));
+            }
+        }
+        let path = path.trim_end_matches(['?', '&']);
+        self.0.call(|| self.0.request(Method::GET, path)).await
+    }
+
+    /// A run with its outputs, by its number or its job's id.
+    pub async fn run(&self, id: &str) -> Result<RunView, ClientError> {
+        let path = format!("/v1/runs/{}", encoded(id));
+        self.0.call(|| self.0.request(Method::GET, &path)).await
+    }
+
+    /// The images that the caller can run.
+    pub async fn images(&self) -> Result<Vec<ImageView>, ClientError> {
+        let list: ImageList = self.0.call(|| self.0.request(Method::GET, "/v1/images")).await?;
+        Ok(list.images)
+    }
+
+    /// Sends a job's standard input as it comes; returns when the job has it all, or has ended.
+    pub async fn send_stdin<S>(&self, id: &str, input: S) -> Result<(), ClientError>
+    where
+        S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    {
+        let request = self
+            .0
+            .request(Method::POST, &format!("/v1/jobs/{}/stdin", encoded(id)))
+            .header(CONTENT_TYPE, "application/octet-stream")
+            .body(Body::wrap_stream(input));
+        // No deadline: a person may be typing, and the job may be slow to read.
+        let response = request.send().await.map_err(|error| self.0.failed(error))?;
+        self.0.accepted(response).await.map(|_| ())
+    }
+
+    /// Follows a job from the event after `last_event_id`, from the start where that is none.
+    /// Where the connection breaks, it is made again, for at most half a minute.
+    pub fn events(&self, id: &str, last_event_id: Option<u64>) -> EventStream {
+        let client = self.0.clone();
+        let path = format!("/v1/jobs/{}/logs", encoded(id));
+        Box::pin(async_stream::try_stream! {
+            let mut last = last_event_id;
+            let mut progress = Instant::now();
+            loop {
+                let broken = match follow(&client, &path, last).await {
+                    Ok(mut events) => loop {
+                        match events.next().await {
+                            Ok((id, event)) => {
+                                last = Some(id);
+                                progress = Instant::now();
+                                let is_end = matches!(event, JobEvent::End { .. });
+                                yield (id, event);
+                                if is_end {
+                                    return;
+                                }
+                            }
+                            Err(error) => break error,
+                        }
+                    },
+                    Err(error) => error,
+                };
+                if !broken.is_transient() || progress.elapsed() > RECONNECT_DEADLINE {
+                    Err(broken)?;
+                }
+                tokio::time::sleep(RECONNECT_PAUSE).await;
+            }
+        })
+    }
+}
+
+async fn follow(client: &Client, path: &str, last: Option<u64>) -> Result<Events, ClientError> {
+    let mut request = client.request(Method::GET, path).header(ACCEPT, "text/event-stream");
+    if let Some(last) = last {
+        request = request.header("last-event-id", last.to_string());
+    }
+    let response = client.start(request).await?;
+    Ok(Events { client: client.clone(), response, decoder: EventDecoder::default() })
+}
+
+/// The events of one connection.
+struct Events {
+    client: Client,
+    response: Response,
+    decoder: EventDecoder,
+}
+
+impl Events {
+    async fn next(&mut self) -> Result<(u64, JobEvent), ClientError> {
+        let protocol = |message: String| ClientError::Protocol {
+            url: self.client.base().to_owned(),
+            message: format!("a job's events: {message}"),
+        };
+        loop {
+            if let Some(event) = self.decoder.next_event().map_err(|e| protocol(e.to_owned()))? {
+                let id = event.id.parse().map_err(|_| protocol("an event without id".into()))?;
+                let event = serde_json::from_str(&event.data);
+                return Ok((id, event.map_err(|error| protocol(error.to_string()))?));
+            }
+            // The worker sends a comment every few seconds, so silence is a broken connection.
+            let piece = self.client.within_idle(self.response.chunk()).await?;
+            match piece.map_err(|error| self.client.failed(error))? {
+                Some(piece) => self.decoder.push(&piece),
+                None => {
+                    return Err(ClientError::Unreachable {
+                        url: self.client.base().to_owned(),
+                        source: "the events ended before the job did".into(),
+                    });
+                }
+            }
+        }
+    }
+}
