@@ -1,0 +1,6 @@
+"""Ends with a code of its own."""
+
+import sys
+
+print("exiting with 7")
+sys.exit(7)

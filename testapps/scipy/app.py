@@ -1,0 +1,17 @@
+"""Linear algebra and statistics with scipy: what a first `sway run` usually looks like."""
+
+import numpy as np
+from scipy import linalg, stats
+
+print("scipy test")
+
+random = np.random.default_rng(1)
+a = random.standard_normal((100, 100))
+b = random.standard_normal((100, 100))
+print(f"matmul: {(a @ b).shape}")
+
+u, s, vh = linalg.svd(a)
+print(f"svd: u={u.shape}, s={s.shape}")
+
+mean, deviation = stats.norm.fit(random.normal(loc=5.0, scale=2.0, size=10_000))
+print(f"fitted normal: mean={mean:.1f}, std={deviation:.1f}")

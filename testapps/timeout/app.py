@@ -1,0 +1,13 @@
+"""Will not end, and ignores being asked to; so does its child."""
+
+import os
+import signal
+import time
+
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+    signal.signal(number, signal.SIG_IGN)
+
+os.fork()
+print("still here", flush=True)
+while True:
+    time.sleep(0.1)
