@@ -1,2 +1,80 @@
 //! What a person types: `sway export`, `sway run app.py`.
-fn main() {}
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod commands;
+mod config;
+mod context;
+mod program;
+mod follow;
+mod interrupt;
+mod size;
+mod output;
+mod failure;
+mod exit_code;
+
+use std::io;
+use std::process;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+
+use crate::cli::{Cli, Command};
+use crate::config::Settings;
+use crate::context::Context;
+use crate::exit_code::ExitCode;
+use crate::output::Output;
+
+fn main() -> process::ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error).into(),
+    };
+    let output = Output::new(cli.options.verbose, cli.options.quiet);
+    match start(cli, &output) {
+        Ok(code) => code.into(),
+        // `sway runs | head`: whoever read our result has enough of it.
+        Err(error) if is_broken_pipe(&error) => ExitCode::Success.into(),
+        Err(error) => {
+            output.error(&error);
+            ExitCode::of(&error).into()
+        }
+    }
+}
+
+fn start(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
+    let Some(command) = cli.command else {
+        output.line(Cli::command().render_help().ansi())?;
+        return Ok(ExitCode::Success);
+    };
+    if let Command::Completions(args) = &command {
+        return commands::completions::run(args, output);
+    }
+    let settings = Settings::load(&cli.options)?;
+    let context = Context { settings, output: output.clone() };
+    let runtime = tokio::runtime::Runtime::new()?;
+    let result = runtime.block_on(commands::dispatch(command, &context));
+    // A read of standard input can't be interrupted; waiting for it could take for ever.
+    runtime.shutdown_background();
+    result
+}
+
+/// Prints what clap has to say: help, version, or what is wrong with the command line. A job that
+/// was never described was refused.
+fn usage(error: &clap::Error) -> ExitCode {
+    // There is nobody to tell that it can't be printed.
+    let _ = error.print();
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return ExitCode::Success;
+    }
+    let lenient = Cli::command().ignore_errors(true).try_get_matches();
+    match lenient.ok().and_then(|matches| matches.subcommand_name().map(str::to_owned)) {
+        Some(name) if name == "run" => ExitCode::Refused,
+        Some(_) | None => ExitCode::Usage,
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

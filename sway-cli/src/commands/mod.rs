@@ -1,0 +1,30 @@
+//! One file for each verb.
+
+use crate::cli::Command;
+use crate::context::Context;
+use crate::exit_code::ExitCode;
+
+pub(crate) mod up;
+pub(crate) mod export;
+pub(crate) mod run;
+pub(crate) mod runs;
+pub(crate) mod logs;
+pub(crate) mod images;
+pub(crate) mod mount;
+pub(crate) mod doctor;
+pub(crate) mod completions;
+
+/// Does what the command says.
+pub(crate) async fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Up(args) => up::run(*args, context).await,
+        Command::Export(args) => export::run(*args, context).await,
+        Command::Run(args) => run::run(*args, context).await,
+        Command::Runs(args) => runs::run(args, context).await,
+        Command::Logs(args) => logs::run(args, context).await,
+        Command::Images(args) => images::run(args, context).await,
+        Command::Mount(args) => mount::run(args, context).await,
+        Command::Doctor(args) => doctor::run(args, context).await,
+        Command::Completions(args) => completions::run(&args, &context.output),
+    }
+}

@@ -1,0 +1,366 @@
+//! `sway run`: a script or a folder in an image, as if it ran here.
+//!
+//! The job's stdout and stderr are this process's, byte for byte and at once; so is its standard
+//! input; its exit code is ours, unless its end has another cause. Four things happen side by
+//! side in one task, so that none of them can hold up another: output comes, input goes, and
+//! somebody may press Ctrl-C, once to cancel the job, twice to leave.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use sway_client::Client;
+use sway_core::api::jobs::{JobView, RunView};
+use sway_core::job::{Cause, JobSpec, JobState, LimitsRequest, Network};
+use sway_core::name::ImageName;
+use tokio_util::io::ReaderStream;
+
+use crate::config;
+use crate::context::Context;
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+use crate::follow::{End, NoReader, follow};
+use crate::interrupt::Interrupts;
+use crate::output::{Output, Relay};
+use crate::program;
+use crate::size::{parse_cpus_milli, parse_size, parse_time_ms, show_size, show_time};
+
+/// How long a cancelled job may take to end before we stop waiting for it.
+const CANCEL_DEADLINE: Duration = Duration::from_secs(15);
+
+/// Bytes of standard input in one piece.
+const STDIN_PIECE_LEN: usize = 64 << 10;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sway run app.py                            in the image that `sway export` made here
+  sway run --image scipy:1.0 app.py 3 4      in another image, with arguments
+  sway run app.py --timeout 60 --memory 1G   options may also stand after the script
+  sway run app.py -- --verbose               what follows -- is the script's own
+  sway run my_folder --entry train.py        a folder; without --entry main.py, else run.sh
+  sort words.txt | sway run count.py         standard input is passed on
+  sway run --json app.py                     the run's record, with its output, as JSON
+
+Exit codes:
+  the job's own, or
+    69  a server can't be reached           125  refused, or failed before it started
+    70  worker, fileserver or machine       130  cancelled
+        failed                              137  out of memory, too much output, or killed
+   124  timeout
+The last line on standard error says which.")]
+pub(crate) struct RunArgs {
+    /// Image to run in [default: the one exported from the script's project]
+    #[arg(long, short = 'I', value_name = "NAME[:TAG]")]
+    image: Option<ImageName>,
+    /// Time that the job may take, in seconds or with a unit [default: 10]
+    #[arg(long, value_name = "S", value_parser = parse_time_ms)]
+    timeout: Option<u64>,
+    /// Memory including swap, such as 512M or 2G [default: 256M]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    memory: Option<u64>,
+    /// CPUs, such as 2 or 0.5 [default: 0.5]
+    #[arg(long, value_name = "N", value_parser = parse_cpus_milli)]
+    cpus: Option<u32>,
+    /// Processes and threads [default: 64]
+    #[arg(long, value_name = "N")]
+    pids: Option<u32>,
+    /// Bytes of standard output, and as many of standard error [default: 10M]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    output_limit: Option<u64>,
+    /// Bytes of /tmp [default: 64M]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    tmp: Option<u64>,
+    /// What the job can reach
+    #[arg(long, value_enum, default_value_t = NetworkArg::None)]
+    network: NetworkArg,
+    /// Set a variable of the job's environment; without =VALUE it gets the value that it has here
+    #[arg(long, short, value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// The file of the folder to start [default: main.py, else run.sh]
+    #[arg(long, value_name = "FILE")]
+    entry: Option<String>,
+    /// Print the job's id and leave; the job gets no standard input (`sway logs -f ID` follows)
+    #[arg(long, short)]
+    detach: bool,
+    /// Pass standard input on even if it is a terminal
+    #[arg(long, short, conflicts_with = "detach")]
+    interactive: bool,
+    /// End the job when it writes more than the output limit, instead of cutting its output
+    #[arg(long)]
+    fail_on_output_limit: bool,
+    /// Print one JSON object at the end (see `sway runs --help`) instead of the job's output
+    #[arg(long)]
+    json: bool,
+    /// Script or folder on this machine
+    #[arg(value_name = "SCRIPT|DIR")]
+    program: PathBuf,
+    /// Arguments of the script
+    #[arg(allow_negative_numbers = true)]
+    args: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum NetworkArg {
+    /// Nothing
+    None,
+    /// The outside, but nothing of the worker's host and networks
+    Isolated,
+}
+
+/// Submits the job and follows it.
+pub(crate) async fn run(args: RunArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let (detach, json) = (args.detach, args.json);
+    let spec = job_spec(args).map_err(refused)?;
+    let worker = context.worker()?;
+    let output = &context.output;
+    let mut interrupts = Interrupts::listen()?;
+    let jobs = worker.jobs();
+    let submitted = tokio::select! {
+        submitted = jobs.submit(&spec) => submitted,
+        () = interrupts.next() => {
+            output.verdict(false, "cancelled before the job was submitted");
+            return Ok(ExitCode::Cancelled);
+        }
+    };
+    let job = submitted.map_err(|error| refused(error.into()))?;
+    if detach {
+        if json {
+            output.json(&job)?
+        } else {
+            output.line(&job.id)?
+        }
+        return Ok(ExitCode::Success);
+    }
+    output.done(format_args!("Initialized. Running {} as {}", job.filename, job.username));
+    output.leaves(&[
+        format!("Script: {}", job.filename),
+        format!("User: {}", job.username),
+        format!("Image: {}", job.image),
+    ]);
+    let mut relay = (!json).then(Relay::new);
+    let end = attend(&worker, &job, spec.stdin, &mut interrupts, relay.as_mut(), output).await?;
+    match end {
+        Some(end) => conclude(&worker, &job, end, json, output).await,
+        None => Ok(ExitCode::Cancelled),
+    }
+}
+
+/// Before the job has started, whatever stops it is a refusal, unless the fault is a server's.
+fn refused(error: anyhow::Error) -> anyhow::Error {
+    match ExitCode::of(&error) {
+        ExitCode::Failed => Failure::refused("the job was not started").source(error).into(),
+        _ => error,
+    }
+}
+
+/// The image that was exported from the project that a script or folder belongs to.
+fn project_image(program: &Path) -> anyhow::Result<ImageName> {
+    let _ = program;
+    Err(Failure::refused("there is no image to run this in")
+        .hint("`sway export` makes one of the Dockerfile here; `sway images` lists those that there are, for --image")
+        .into())
+}
+
+/// What is sent to the worker.
+fn job_spec(args: RunArgs) -> anyhow::Result<JobSpec> {
+    let program = program::read(&args.program, args.entry.as_deref())?;
+    let image = match args.image {
+        Some(image) => image,
+        None => project_image(&args.program)?,
+    };
+    let mut env = BTreeMap::new();
+    for setting in &args.env {
+        let (name, value) = env_setting(setting)?;
+        env.insert(name, value);
+    }
+    let spec = JobSpec {
+        image,
+        program,
+        args: args.args,
+        env,
+        limits: LimitsRequest {
+            timeout_ms: args.timeout,
+            memory_bytes: args.memory,
+            cpus_milli: args.cpus,
+            pids: args.pids,
+            output_bytes: args.output_limit,
+            tmp_bytes: args.tmp,
+        },
+        network: match args.network {
+            NetworkArg::None => Network::None,
+            NetworkArg::Isolated => Network::Isolated,
+        },
+        stdin: !args.detach && stdin_is_sent(args.interactive),
+        detach: args.detach,
+        fail_on_output_limit: args.fail_on_output_limit,
+        labels: BTreeMap::new(),
+    };
+    spec.check()?;
+    Ok(spec)
+}
+
+fn env_setting(setting: &str) -> anyhow::Result<(String, String)> {
+    if let Some((name, value)) = setting.split_once('=') {
+        return Ok((name.to_owned(), value.to_owned()));
+    }
+    let value = config::variable(setting).ok_or_else(|| {
+        Failure::refused(format!("--env {setting}: there is no such variable here"))
+            .hint(format!("give it a value: --env {setting}=VALUE"))
+    })?;
+    let value = value
+        .into_string()
+        .map_err(|_| Failure::refused(format!("--env {setting}: its value is not valid UTF-8")))?;
+    Ok((setting.to_owned(), value))
+}
+
+/// Whether there may be something to read: not from a terminal, unless asked to, and not from
+/// `/dev/null`, which also stands where standard input was closed.
+fn stdin_is_sent(interactive: bool) -> bool {
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        return interactive;
+    }
+    let null = Path::new("/dev/null").metadata();
+    let own = stdin.as_fd().try_clone_to_owned().and_then(|fd| File::from(fd).metadata());
+    match (own, null) {
+        (Ok(own), Ok(null)) => !(own.file_type().is_char_device() && own.rdev() == null.rdev()),
+        (Ok(_), Err(_)) => true,
+        (Err(_), _) => false,
+    }
+}
+
+/// Passes output and input until the job is over. None where the caller did not want to wait.
+async fn attend(
+    worker: &Client,
+    job: &JobView,
+    stdin: bool,
+    interrupts: &mut Interrupts,
+    relay: Option<&mut Relay>,
+    output: &Output,
+) -> anyhow::Result<Option<End>> {
+    let jobs = worker.jobs();
+    let following = follow(worker, &job.id, relay, output);
+    let feeding = async {
+        if stdin {
+            let pieces = ReaderStream::with_capacity(tokio::io::stdin(), STDIN_PIECE_LEN);
+            // A job that ended, or that closed its input, refuses the rest: no fault of anyone's.
+            if let Err(error) = jobs.send_stdin(&job.id, pieces).await {
+                tracing::debug!(%error, job.id, "standard input was not taken to its end");
+            }
+        }
+        std::future::pending::<anyhow::Error>().await
+    };
+    let leaving = async {
+        interrupts.next().await;
+        output.note("Cancelling the job. Ctrl-C once more leaves at once.");
+        let cancelled = jobs.cancel(&job.id);
+        tokio::select! {
+            cancelled = cancelled => if let Err(error) = cancelled {
+                output.warning(format_args!("the job could not be cancelled: {error}"));
+            },
+            () = interrupts.next() => return,
+        }
+        tokio::select! {
+            () = interrupts.next() => {}
+            () = tokio::time::sleep(CANCEL_DEADLINE) => {}
+        }
+    };
+    let end = tokio::select! {
+        end = following => end,
+        error = feeding => Err(error),
+        () = leaving => {
+            output.verdict(false, format_args!("cancelled: job {} may still be ending", job.id));
+            return Ok(None);
+        }
+    };
+    match end {
+        Ok(end) => Ok(Some(end)),
+        Err(error) => {
+            // Nobody would read what the job still writes.
+            if error.is::<NoReader>() {
+                let _ = jobs.cancel(&job.id).await;
+                output.verdict(false, format_args!("cancelled: {error}"));
+                return Ok(None);
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Tells how it ended, and turns it into an exit code.
+async fn conclude(
+    worker: &Client,
+    job: &JobView,
+    end: End,
+    json: bool,
+    output: &Output,
+) -> anyhow::Result<ExitCode> {
+    let Some(run) = end.run else {
+        if json {
+            output.json(&worker.jobs().job(&job.id).await?)?;
+        }
+        output.verdict(false, format_args!("{} before it started", end.state.as_str()));
+        return Ok(match end.state {
+            JobState::Cancelled => ExitCode::Cancelled,
+            JobState::Rejected => ExitCode::Refused,
+            JobState::Pending
+            | JobState::Approved
+            | JobState::Running
+            | JobState::Completed
+            | JobState::Failed => ExitCode::Infrastructure,
+        });
+    };
+    if json {
+        output.json(&worker.jobs().run(&run.id.to_string()).await?)?;
+    }
+    let cause = run.cause.unwrap_or(Cause::Infrastructure);
+    let code = ExitCode::Run { cause, code: run.exit_code };
+    let good = code == ExitCode::Run { cause: Cause::Exited, code: Some(0) };
+    if good {
+        output.done("Container execution complete");
+    }
+    output.leaves(&[super::runs::cache_figures(&run)]);
+    output.note(format_args!("View run at {}/run/{}", worker.base(), run.id));
+    output.verdict(good, verdict(&run, cause, code.number()));
+    Ok(code)
+}
+
+/// The last line: what happened, in words that scripts can look for.
+fn verdict(run: &RunView, cause: Cause, code: u8) -> String {
+    let took = Duration::from_millis(run.duration_ms.unwrap_or(0).unsigned_abs());
+    let took = show_time(took);
+    let how = match (cause, run.exit_code) {
+        (Cause::Exited, Some(0)) => {
+            return format!("Run completed in {took} (exited with code 0)");
+        }
+        (Cause::Exited, Some(own)) if own > 128 => {
+            format!("exited: ended by signal {} after {took}", own - 128)
+        }
+        (Cause::Exited, _) => format!("exited by itself after {took}"),
+        (Cause::Timeout, _) => {
+            let limit = Duration::from_millis(run.limits.timeout_ms);
+            format!("timeout: killed after {}; --timeout gives more", show_time(limit))
+        }
+        (Cause::MemoryExceeded, _) => {
+            let limit = show_size(run.limits.memory_bytes);
+            format!("memory_exceeded: it wanted more than {limit}; --memory gives more")
+        }
+        (Cause::OutputLimit, _) => {
+            let limit = show_size(run.limits.output_bytes);
+            format!("output_limit: it wrote more than {limit}; --output-limit gives more")
+        }
+        (Cause::Cancelled | Cause::Policy | Cause::Infrastructure, _) => cause.as_str().to_owned(),
+    };
+    let message = match &run.message {
+        // One line, whatever the message holds: it is the last.
+        Some(message) => format!(" ({})", message.replace(['\n', '\r'], " ")),
+        None => String::new(),
+    };
+    format!("Container execution failed (exit code {code}): {how}{message}")
+}
