@@ -21,8 +21,14 @@ pub const FRAME_HEADER_LEN: usize = DIGEST_LEN + 8;
 /// zstd level of the exporter: 3 is where the ratio flattens for shared objects and Python.
 pub const ZSTD_LEVEL: i32 = 3;
 
-const TAG_RAW: u8 = 0;
-const TAG_ZSTD: u8 = 1;
+/// The largest zstd window that is accepted, as a power of two: 8 MiB, what zstd's own levels
+/// up to 19 use. It bounds what a decoder allocates for foreign bytes.
+const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+
+/// First byte of an encoded blob whose payload is the raw bytes.
+pub const TAG_RAW: u8 = 0;
+/// First byte of an encoded blob whose payload is one zstd frame.
+pub const TAG_ZSTD: u8 = 1;
 
 /// Bytes that are not the blob that they should be.
 #[derive(Debug, thiserror::Error)]
@@ -153,9 +159,12 @@ pub fn decoder<'a, R: Read + 'a>(
     match tag[0] {
         TAG_RAW => Ok(Box::new(encoded)),
         TAG_ZSTD => {
-            let decoder = zstd::stream::read::Decoder::new(encoded)
+            let mut decoder = zstd::stream::read::Decoder::new(encoded)
                 .map_err(|error| malformed(error.to_string()))?
                 .single_frame();
+            decoder
+                .window_log_max(ZSTD_WINDOW_LOG_MAX)
+                .map_err(|error| malformed(error.to_string()))?;
             Ok(Box::new(SingleFrame(decoder)))
         }
         other => Err(malformed(format!("unknown tag byte {other}"))),

@@ -9,6 +9,7 @@
 
 pub mod digest;
 pub mod blob;
+pub mod bundle;
 pub mod chunk;
 pub mod manifest;
 pub mod image;
