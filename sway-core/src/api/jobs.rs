@@ -103,6 +103,16 @@ pub struct RunView {
     pub stderr_truncated: bool,
 }
 
+/// Answer of `GET /v1/jobs`: newest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobList {
+    /// The page.
+    pub jobs: Vec<JobView>,
+    /// Pass as `before` to get the next page; absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_before: Option<i64>,
+}
+
 /// Answer of `GET /v1/runs`: newest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunList {

@@ -1,0 +1,349 @@
+//! Table `jobs`.
+
+use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
+use sha2::{Digest as _, Sha256};
+use sway_core::api::jobs::{JobList, JobView};
+use sway_core::digest::Digest;
+use sway_core::job::{JobSpec, JobState, Limits, Network};
+use sway_core::name::{ImageName, UserName};
+
+use super::{Db, DbError, Scope, now, runs};
+
+/// Length of a job id: a letter, then letters and digits; 31^9 of them.
+const ID_LEN: usize = 10;
+
+/// Without `i`, `l`, `o`, `0` and `1`, which are easily taken for one another.
+const ID_ALPHABET: &[u8; 31] = b"abcdefghjkmnpqrstuvwxyz23456789";
+
+/// A job that was accepted.
+#[derive(Clone, Debug)]
+pub struct NewJob {
+    /// Whose.
+    pub username: UserName,
+    /// The request.
+    pub spec: JobSpec,
+    /// The manifest that the image's name led to.
+    pub manifest: Digest,
+    /// What was granted.
+    pub limits: Limits,
+    /// First state: approved, or pending where an owner decides.
+    pub state: JobState,
+    /// The caller's key against double submission.
+    pub idempotency_key: Option<String>,
+}
+
+/// What [`Db::insert_job`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    /// A new job.
+    New(String),
+    /// The same request came before, under the same key.
+    Known(String),
+}
+
+/// A job's row without its spec.
+#[derive(Clone, Debug)]
+pub struct JobRow {
+    /// Position in order of submission.
+    pub seq: i64,
+    /// What callers see of it; its run included.
+    pub view: JobView,
+}
+
+/// Which jobs to list.
+#[derive(Clone, Debug)]
+pub struct JobFilter {
+    /// Whose.
+    pub scope: Scope,
+    /// In this state.
+    pub state: Option<JobState>,
+    /// Submitted before this position.
+    pub before: Option<i64>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+impl Db {
+    /// Stores a job. With a key that the user has used, the job of that time is told instead,
+    /// unless it was another request.
+    pub async fn insert_job(&self, job: NewJob) -> Result<Accepted, DbError> {
+        self.call(move |connection| {
+            let spec = serde_json::to_vec(&job.spec).expect("a spec is plain data");
+            let sha256 = hex::encode(Sha256::digest(&spec));
+            let transaction = connection.transaction()?;
+            if let Some(key) = &job.idempotency_key
+                && let Some(known) = job_of_key(&transaction, &job.username, key, &sha256)?
+            {
+                return Ok(Accepted::Known(known));
+            }
+            let id = new_id();
+            transaction.execute(
+                "INSERT INTO jobs (id, username, image, manifest, filename, state, spec, limits,
+                     network, idempotency_key, spec_sha256, created_at)
+                 VALUES (:id, :username, :image, :manifest, :filename, :state, :spec, :limits,
+                     :network, :key, :sha256, :created_at)",
+                named_params! {
+                    ":id": id,
+                    ":username": job.username.as_ref(),
+                    ":image": job.spec.image.to_string(),
+                    ":manifest": job.manifest.to_string(),
+                    ":filename": job.spec.program.filename(),
+                    ":state": job.state.as_str(),
+                    ":spec": spec,
+                    ":limits": to_json(&job.limits),
+                    ":network": network_name(job.spec.network),
+                    ":key": job.idempotency_key,
+                    ":sha256": sha256,
+                    ":created_at": now(),
+                },
+            )?;
+            transaction.commit()?;
+            Ok(Accepted::New(id))
+        })
+        .await
+    }
+
+    /// The job of an earlier submission of this very request under `key`.
+    pub async fn job_of_key(
+        &self,
+        user: UserName,
+        key: String,
+        spec: &JobSpec,
+    ) -> Result<Option<String>, DbError> {
+        let spec = serde_json::to_vec(spec).expect("a spec is plain data");
+        let sha256 = hex::encode(Sha256::digest(&spec));
+        self.call(move |connection| job_of_key(connection, &user, &key, &sha256)).await
+    }
+
+    /// The job whose id begins with `prefix`, if the caller may see exactly one.
+    pub async fn job(&self, prefix: &str, scope: &Scope) -> Result<JobRow, DbError> {
+        let (prefix, scope) = (prefix.to_owned(), scope.clone());
+        self.call(move |connection| {
+            let id = resolve(connection, &prefix, &scope)?;
+            job_of_id(connection, &id)
+        })
+        .await
+    }
+
+    /// Jobs, newest first.
+    pub async fn jobs(&self, filter: JobFilter) -> Result<JobList, DbError> {
+        self.call(move |connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT seq, id, username, image, manifest, filename, state, limits, network,
+                     created_at
+                 FROM jobs
+                 WHERE (:user IS NULL OR username = :user) AND (:state IS NULL OR state = :state)
+                   AND (:before IS NULL OR seq < :before)
+                 ORDER BY seq DESC LIMIT :limit",
+            )?;
+            let rows = statement.query_and_then(
+                named_params! {
+                    ":user": filter.scope.user(),
+                    ":state": filter.state.map(JobState::as_str),
+                    ":before": filter.before,
+                    ":limit": filter.limit,
+                },
+                job_of_row,
+            )?;
+            let mut rows = rows.collect::<Result<Vec<_>, DbError>>()?;
+            for row in &mut rows {
+                row.view.run = runs::latest_of_job(connection, &row.view.id)?;
+            }
+            let full = u32::try_from(rows.len()).is_ok_and(|len| len == filter.limit);
+            let next_before = rows.last().filter(|_| full).map(|row| row.seq);
+            Ok(JobList { jobs: rows.into_iter().map(|row| row.view).collect(), next_before })
+        })
+        .await
+    }
+
+    /// What the job asked for; `None` once it has ended.
+    pub async fn job_spec(&self, id: &str) -> Result<Option<JobSpec>, DbError> {
+        let id = id.to_owned();
+        let json: Option<Vec<u8>> = self
+            .call(move |connection| {
+                let query = "SELECT spec FROM jobs WHERE id = ?1";
+                Ok(connection.query_row(query, [&id], |row| row.get(0)).optional()?.flatten())
+            })
+            .await?;
+        json.map(|json| {
+            serde_json::from_slice(&json)
+                .map_err(|error| DbError::Row { column: "spec", value: error.to_string() })
+        })
+        .transpose()
+    }
+
+    /// Moves a job to `next`, if its state allows that.
+    pub async fn move_job(&self, id: &str, next: JobState) -> Result<(), DbError> {
+        let id = id.to_owned();
+        self.call(move |connection| {
+            let transaction = connection.transaction()?;
+            move_job(&transaction, &id, next)?;
+            transaction.commit()?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Ids of the jobs that wait to run, oldest first.
+    pub async fn approved_jobs(&self) -> Result<Vec<String>, DbError> {
+        self.call(|connection| {
+            let query = "SELECT id FROM jobs WHERE state = 'approved' ORDER BY seq";
+            let mut statement = connection.prepare(query)?;
+            let ids = statement.query_map([], |row| row.get(0))?;
+            Ok(ids.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+}
+
+/// Moves a job within a transaction; forgets the spec of one that has ended.
+pub(super) fn move_job(connection: &Connection, id: &str, next: JobState) -> Result<(), DbError> {
+    let query = "SELECT state FROM jobs WHERE id = ?1";
+    let state: Option<String> = connection.query_row(query, [id], |row| row.get(0)).optional()?;
+    let state = state_of(state.ok_or_else(|| DbError::NoJob(id.to_owned()))?)?;
+    if !state.may_become(next) {
+        return Err(DbError::IllegalMove {
+            id: id.to_owned(),
+            from: state.as_str(),
+            to: next.as_str(),
+        });
+    }
+    connection.execute("UPDATE jobs SET state = ?2 WHERE id = ?1", params![id, next.as_str()])?;
+    if next.is_final() {
+        connection.execute(
+            "UPDATE jobs SET spec = NULL, ended_at = ?2 WHERE id = ?1",
+            params![id, now()],
+        )?;
+    }
+    Ok(())
+}
+
+fn job_of_key(
+    connection: &Connection,
+    user: &UserName,
+    key: &str,
+    sha256: &str,
+) -> Result<Option<String>, DbError> {
+    let query = "SELECT id, spec_sha256 FROM jobs WHERE username = ?1 AND idempotency_key = ?2";
+    let known: Option<(String, String)> = connection
+        .query_row(query, [user.as_ref(), key], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    match known {
+        None => Ok(None),
+        Some((id, of_then)) if of_then == sha256 => Ok(Some(id)),
+        Some(_) => Err(DbError::KeyReused),
+    }
+}
+
+/// The whole id that `prefix` stands for.
+pub(super) fn resolve(
+    connection: &Connection,
+    prefix: &str,
+    scope: &Scope,
+) -> Result<String, DbError> {
+    let no_job = || DbError::NoJob(prefix.chars().take(40).collect());
+    if prefix.is_empty() || prefix.len() > ID_LEN || !prefix.bytes().all(is_id_byte) {
+        return Err(no_job());
+    }
+    // `~` sorts after every byte of an id.
+    let mut statement = connection.prepare_cached(
+        "SELECT id FROM jobs WHERE id >= ?1 AND id < ?1 || '~'
+           AND (?2 IS NULL OR username = ?2) LIMIT 2",
+    )?;
+    let ids = statement.query_map(params![prefix, scope.user()], |row| row.get(0))?;
+    let mut ids = ids.collect::<Result<Vec<String>, _>>()?;
+    match (ids.pop(), ids.pop()) {
+        (None, _) => Err(no_job()),
+        (Some(id), None) => Ok(id),
+        (Some(_), Some(_)) => Err(DbError::AmbiguousJob(prefix.to_owned())),
+    }
+}
+
+fn job_of_id(connection: &Connection, id: &str) -> Result<JobRow, DbError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT seq, id, username, image, manifest, filename, state, limits, network, created_at
+         FROM jobs WHERE id = ?1",
+    )?;
+    let mut rows = statement.query_and_then([id], job_of_row)?;
+    let mut row = rows.next().ok_or_else(|| DbError::NoJob(id.to_owned()))??;
+    row.view.run = runs::latest_of_job(connection, id)?;
+    Ok(row)
+}
+
+fn job_of_row(row: &Row<'_>) -> Result<JobRow, DbError> {
+    let view = JobView {
+        id: row.get("id")?,
+        username: parsed("username", row.get("username")?)?,
+        image: parsed::<ImageName>("image", row.get("image")?)?,
+        manifest: parsed("manifest", row.get("manifest")?)?,
+        filename: row.get("filename")?,
+        state: state_of(row.get("state")?)?,
+        limits: from_json("limits", row.get("limits")?)?,
+        network: network_of(row.get("network")?)?,
+        created_at: row.get("created_at")?,
+        run: None,
+    };
+    Ok(JobRow { seq: row.get("seq")?, view })
+}
+
+fn parsed<T: std::str::FromStr>(column: &'static str, value: String) -> Result<T, DbError> {
+    value.parse().map_err(|_| DbError::Row { column, value })
+}
+
+pub(super) fn to_json<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("plain data")
+}
+
+pub(super) fn from_json<T: serde::de::DeserializeOwned>(
+    column: &'static str,
+    value: String,
+) -> Result<T, DbError> {
+    serde_json::from_str(&value).map_err(|_| DbError::Row { column, value })
+}
+
+fn state_of(value: String) -> Result<JobState, DbError> {
+    [
+        JobState::Pending,
+        JobState::Approved,
+        JobState::Running,
+        JobState::Completed,
+        JobState::Failed,
+        JobState::Rejected,
+        JobState::Cancelled,
+    ]
+    .into_iter()
+    .find(|state| state.as_str() == value)
+    .ok_or(DbError::Row { column: "state", value })
+}
+
+fn network_name(network: Network) -> &'static str {
+    match network {
+        Network::None => "none",
+        Network::Isolated => "isolated",
+    }
+}
+
+fn network_of(value: String) -> Result<Network, DbError> {
+    match value.as_str() {
+        "none" => Ok(Network::None),
+        "isolated" => Ok(Network::Isolated),
+        _ => Err(DbError::Row { column: "network", value }),
+    }
+}
+
+fn is_id_byte(byte: u8) -> bool {
+    ID_ALPHABET.contains(&byte)
+}
+
+/// A new id: begins with a letter, so that it is never taken for a run's number.
+fn new_id() -> String {
+    const LETTERS: usize = 23;
+    // Bytes 6 and 8 of a v4 uuid hold its version and variant; the others are random.
+    const RANDOM: [usize; ID_LEN] = [0, 1, 2, 3, 4, 5, 7, 9, 10, 11];
+    let random = uuid::Uuid::new_v4();
+    let bytes = RANDOM.map(|at| usize::from(random.as_bytes()[at]));
+    let letter = |(at, byte): (usize, usize)| {
+        ID_ALPHABET[byte % if at == 0 { LETTERS } else { ID_ALPHABET.len() }]
+    };
+    bytes.into_iter().enumerate().map(letter).map(char::from).collect()
+}

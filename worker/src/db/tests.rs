@@ -1,0 +1,214 @@
+use std::collections::BTreeMap;
+
+use sway_core::digest::Digest;
+use sway_core::job::{Cause, JobSpec, JobState, Limits, LimitsRequest, Network, Program};
+
+use super::*;
+use crate::account::CacheFigures;
+
+fn spec(program: &str) -> JobSpec {
+    JobSpec {
+        image: "scipy".parse().unwrap(),
+        program: Program::Command { argv: vec![program.to_owned()] },
+        args: vec![],
+        env: BTreeMap::new(),
+        limits: LimitsRequest::default(),
+        network: Network::None,
+        stdin: false,
+        detach: false,
+        fail_on_output_limit: false,
+        labels: BTreeMap::new(),
+    }
+}
+
+fn job(user: &str, program: &str, key: Option<&str>) -> NewJob {
+    NewJob {
+        username: user.parse().unwrap(),
+        spec: spec(program),
+        manifest: Digest::of(b"manifest"),
+        limits: Limits::DIRECT,
+        state: JobState::Approved,
+        idempotency_key: key.map(str::to_owned),
+    }
+}
+
+fn end(state: JobState, cause: Cause) -> RunEnd {
+    RunEnd {
+        state,
+        cause,
+        exit_code: Some(0),
+        message: None,
+        started_at: Some(now()),
+        duration_ms: Some(12),
+        stdout: b"out\xff".to_vec(),
+        stderr: b"err".to_vec(),
+        stdout_truncated: true,
+        stderr_truncated: false,
+        figures: CacheFigures {
+            memory_hits: 1,
+            memory_bytes: 2,
+            disk_hits: 3,
+            disk_bytes: 4,
+            fetches: 5,
+            fetched_bytes: 6,
+        },
+        memory_peak_bytes: Some(7),
+        mount_ms: 8,
+        start_ms: 9,
+        first_output_ms: Some(10),
+    }
+}
+
+fn open() -> (tempfile::TempDir, Db) {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::open(&dir.path().join("worker.db")).unwrap();
+    (dir, db)
+}
+
+async fn inserted(db: &Db, job: NewJob) -> String {
+    match db.insert_job(job).await.unwrap() {
+        Accepted::New(id) => id,
+        Accepted::Known(id) => panic!("job {id} was there already"),
+    }
+}
+
+fn of(user: &str) -> Scope {
+    Scope::User(user.parse().unwrap())
+}
+
+#[tokio::test]
+async fn a_run_is_on_record_with_all_its_figures() {
+    let (_dir, db) = open();
+    let id = inserted(&db, job("ada", "/bin/true", None)).await;
+    let run = db.begin_run(NewRun { job_id: id.clone(), queued_ms: 11 }).await.unwrap();
+    db.move_job(&id, JobState::Running).await.unwrap();
+    db.end_run(run, end(JobState::Completed, Cause::Exited)).await.unwrap();
+
+    let run = db.run(&id[..4], &of("ada"), 100).await.unwrap();
+    assert_eq!((run.username.as_str(), run.filename.as_str()), ("ada", "true"));
+    assert_eq!(run.stdout.as_deref(), Some("out\u{fffd}"));
+    assert_eq!(run.stderr.as_deref(), Some("err"));
+    assert_eq!((run.memory_cache_hits, run.disk_cache_hits, run.server_fetches), (1, 3, 5));
+    assert_eq!((run.memory_cache_bytes, run.disk_cache_bytes, run.bytes_fetched), (2, 4, 6));
+    assert_eq!((run.queued_ms, run.mount_ms, run.start_ms), (11, 8, 9));
+    assert_eq!((run.first_output_ms, run.memory_peak_bytes), (Some(10), Some(7)));
+    assert!(run.stdout_truncated && !run.stderr_truncated);
+    let job = db.job(&id, &of("ada")).await.unwrap().view;
+    assert_eq!(job.state, JobState::Completed);
+    assert_eq!(job.run.unwrap().stdout, None, "listings leave the outputs out");
+    assert_eq!(db.job_spec(&id).await.unwrap(), None, "the spec is forgotten");
+}
+
+#[tokio::test]
+async fn users_see_their_own_and_the_operator_sees_all() {
+    let (_dir, db) = open();
+    let id = inserted(&db, job("ada", "a", None)).await;
+    let run = db.begin_run(NewRun { job_id: id.clone(), queued_ms: 0 }).await.unwrap();
+    for (scope, seen) in [(of("ada"), true), (of("bob"), false), (Scope::All, true)] {
+        assert_eq!(db.job(&id, &scope).await.is_ok(), seen);
+        assert_eq!(db.run(&run.to_string(), &scope, 0).await.is_ok(), seen);
+        let filter = RunFilter { scope, before: None, limit: 10, search: None, output_len: 0 };
+        assert_eq!(db.runs(filter).await.unwrap().runs.len(), usize::from(seen));
+    }
+}
+
+#[tokio::test]
+async fn a_prefix_of_two_ids_is_refused() {
+    let (_dir, db) = open();
+    // More jobs than first letters: two share theirs.
+    let mut ids = Vec::new();
+    for _ in 0..24 {
+        ids.push(inserted(&db, job("ada", "a", None)).await);
+    }
+    let mut seen = std::collections::HashSet::new();
+    let shared = ids.iter().map(|id| &id[..1]).find(|letter| !seen.insert(*letter)).unwrap();
+    assert!(matches!(db.job(shared, &Scope::All).await, Err(DbError::AmbiguousJob(_))));
+    for bad in ["", "%", "a' OR 1", "zzzzzzzzzzzzzzzz"] {
+        assert!(matches!(db.job(bad, &Scope::All).await, Err(DbError::NoJob(_))), "{bad:?}");
+    }
+    assert!(ids.iter().all(|id| id.parse::<i64>().is_err()), "an id is no run number");
+}
+
+#[tokio::test]
+async fn a_key_makes_a_repeated_submission_harmless() {
+    let (_dir, db) = open();
+    let id = inserted(&db, job("ada", "a", Some("k"))).await;
+    assert_eq!(db.insert_job(job("ada", "a", Some("k"))).await.unwrap(), Accepted::Known(id));
+    assert!(matches!(db.insert_job(job("ada", "b", Some("k"))).await, Err(DbError::KeyReused)));
+    inserted(&db, job("bob", "a", Some("k"))).await;
+}
+
+#[tokio::test]
+async fn an_ended_job_does_not_move() {
+    let (_dir, db) = open();
+    let id = inserted(&db, job("ada", "a", None)).await;
+    db.move_job(&id, JobState::Cancelled).await.unwrap();
+    let error = db.move_job(&id, JobState::Running).await.unwrap_err();
+    assert!(error.to_string().contains("is cancelled, it can't become running"), "{error}");
+}
+
+#[tokio::test]
+async fn listings_page_from_new_to_old() {
+    let (_dir, db) = open();
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        ids.push(inserted(&db, job("ada", "a", None)).await);
+    }
+    let mut seen = Vec::new();
+    let mut before = None;
+    loop {
+        let filter = JobFilter { scope: of("ada"), state: None, before, limit: 2 };
+        let page = db.jobs(filter).await.unwrap();
+        seen.extend(page.jobs.into_iter().map(|job| job.id));
+        before = page.next_before;
+        if before.is_none() {
+            break;
+        }
+    }
+    seen.reverse();
+    assert_eq!(seen, ids);
+}
+
+#[tokio::test]
+async fn only_the_newest_runs_are_kept() {
+    let (_dir, db) = open();
+    let mut runs = Vec::new();
+    for _ in 0..5 {
+        let id = inserted(&db, job("ada", "a", None)).await;
+        let run = db.begin_run(NewRun { job_id: id.clone(), queued_ms: 0 }).await.unwrap();
+        db.end_run(run, end(JobState::Failed, Cause::Infrastructure)).await.unwrap();
+        runs.push(run);
+    }
+    assert_eq!(db.prune(2).await.unwrap(), runs[..3]);
+    assert!(db.prune(2).await.unwrap().is_empty());
+    let filter = JobFilter { scope: Scope::All, state: None, before: None, limit: 10 };
+    assert_eq!(db.jobs(filter).await.unwrap().jobs.len(), 2);
+}
+
+#[tokio::test]
+async fn an_existing_database_is_opened_again_as_it_was() {
+    let (dir, db) = open();
+    let id = inserted(&db, job("ada", "a", None)).await;
+    drop(db);
+    let path = dir.path().join("worker.db");
+    let db = Db::open(&path).unwrap();
+    assert_eq!(db.job(&id, &Scope::All).await.unwrap().view.state, JobState::Approved);
+    let version: i64 = Connection::open(&path)
+        .unwrap()
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(usize::try_from(version).unwrap(), MIGRATIONS.len());
+}
+
+#[test]
+fn a_newer_database_is_refused_and_left_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("worker.db");
+    drop(Db::open(&path).unwrap());
+    let connection = Connection::open(&path).unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
+    drop(connection);
+    let error = Db::open(&path).unwrap_err();
+    assert!(matches!(error, DbError::Newer { found: 99, .. }), "{error}");
+    assert!(error.to_string().contains("start the newer worker again"));
+}
