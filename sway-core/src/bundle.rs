@@ -105,7 +105,7 @@ mod tests {
             let members: Vec<_> = (0..count).map(|i| Digest::of(&i.to_le_bytes())).collect();
             let bundle = Bundle { members };
             let mut bytes = bundle.encode().unwrap();
-            prop_assert_eq!(Bundle::decode(&bytes).as_ref(), Ok(&bundle));
+            prop_assert_eq!(Bundle::decode(&bytes).unwrap(), bundle);
             prop_assert!(Bundle::decode(&bytes[..bytes.len().saturating_sub(extra)]).is_err());
             bytes.resize(bytes.len() + extra, 0);
             prop_assert!(Bundle::decode(&bytes).is_err());
