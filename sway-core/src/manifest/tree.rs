@@ -54,8 +54,10 @@ pub struct FileContent {
     pieces: Vec<FilePiece>,
 }
 
+/// One step of a [`FileContent`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum FilePiece {
+pub enum FilePiece {
+    /// Bytes.
     Chunk(CutChunk),
     /// A run of full chunks of zeros.
     Hole(u32),
@@ -88,6 +90,11 @@ impl FileContent {
             Some(FilePiece::Hole(run)) => *run += count,
             _ => self.pieces.push(FilePiece::Hole(count)),
         }
+    }
+
+    /// All pieces in order.
+    pub fn pieces(&self) -> &[FilePiece] {
+        &self.pieces
     }
 
     /// The chunks in order, holes left out.
