@@ -44,7 +44,7 @@ trap 'exit 130' INT TERM
 
 step "Building the programs"
 subject "The programs"
-check "they build" cargo build -q --release -p sway-cli -p sway-fileserver -p sway-worker --bins --examples ||
+check_seconds=900 check "they build" cargo build -q --release -p sway-cli -p sway-fileserver -p sway-worker --bins --examples ||
     { printf '\n%d passed, %d failed\n' $passed $failed; exit 1; }
 base_file=$work/base-arguments
 setup/base-image.sh >"$base_file" || fail "there is no base image to build the test apps on"

@@ -26,7 +26,8 @@ run_app() { # APP: leaves stdout, stderr and the exit code in $work/app/APP
     [ ! -f "$dir/script" ] || script=$(cat "$dir/script")
     [ ! -f "$dir/stdin" ] || input=$dir/stdin
     mapfile -t flags < <(lines_of "$dir/flags")
-    mapfile -t arguments < <(lines_of "$dir/args")
+    mapfile -t arguments < <(lines_of "$dir/args" |
+        sed "s|^{fileserver}$|${FILESERVER_URL#http://}|; s|^{worker}$|${WORKER_URL#http://}|")
     # A user for each, so that its run is found in the log whatever runs beside it.
     SWAY_USERNAME=app-$app sway run --image "tester/$image" "${flags[@]}" "$dir/$script" -- "${arguments[@]}" \
         >"$out/stdout" 2>"$out/stderr" <"$input" || code=$?

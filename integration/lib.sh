@@ -15,11 +15,27 @@ not_ok() { # SENTENCE LOGFILE
     tail -n "${SWAY_TEST_LINES:-25}" "$2" | sed 's/^/        | /'
 }
 
+# Seconds that a check may take: nothing that hangs hangs the rest.
+check_seconds=300
+
 check() { # SENTENCE COMMAND...
-    local sentence=$1 status
+    local sentence=$1 status=0 pid deadline=$((SECONDS + check_seconds))
     shift
-    (set -e; "$@") >"$work/check.log" 2>&1 </dev/null
-    status=$?
+    # In a process group of its own, so that all of it can be killed.
+    set -m
+    (set +m -e; "$@") >"$work/check.log" 2>&1 </dev/null &
+    pid=$!
+    set +m
+    while kill -0 $pid 2>/dev/null; do
+        if [ $SECONDS -ge $deadline ]; then
+            echo "not done after $check_seconds s" >>"$work/check.log"
+            kill -KILL -- -$pid
+            not_ok "$sentence" "$work/check.log"
+            return 1
+        fi
+        sleep 0.05
+    done
+    wait $pid || status=$?
     if [ $status = 0 ]; then ok "$sentence"; else not_ok "$sentence" "$work/check.log"; fi
     return $status
 }

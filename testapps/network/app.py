@@ -1,17 +1,24 @@
 """Tries to reach the servers that started it, the neighbourhood and the world."""
 
 import socket
+import sys
+
+
+def address(text):
+    host, port = text.rsplit(":", 1)
+    return host, int(port)
+
 
 TARGETS = {
-    "the fileserver": ("127.0.0.1", 8443),
-    "the worker": ("127.0.0.1", 8444),
+    "the fileserver": address(sys.argv[1]),
+    "the worker": address(sys.argv[2]),
     "the machine's metadata": ("169.254.169.254", 80),
     "the world": ("1.1.1.1", 53),
 }
 
-for what, address in TARGETS.items():
+for what, target in TARGETS.items():
     try:
-        socket.create_connection(address, timeout=3).close()
+        socket.create_connection(target, timeout=3).close()
         print(f"{what}: reached")
     except OSError:
         print(f"{what}: out of reach")
