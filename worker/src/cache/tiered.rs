@@ -1,0 +1,326 @@
+//! The whole stack: memory, then disk, then the fileserver.
+//!
+//! A read asks for the parts of all chunks that it needs at once. What is in memory is there;
+//! the rest boards one flight per chunk. The flights that a read starts go together: one visit
+//! to the disk, then one request for what is still missing. A flight's task puts the chunk into
+//! memory before it lands, and onto the disk after: no reader waits for a disk to write.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use sway_core::blob::{BLOB_LEN_MAX, Blob};
+use sway_core::chunk::ChunkRef;
+use sway_core::digest::Digest;
+use sway_server::tasks::Tasks;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+
+use super::{ChunkCache, DiskCache, DiskCacheError, MemoryCache};
+use crate::account::RunAccount;
+use crate::fetch::{
+    BlobSource, Boarding, FetchConfig, FetchError, Fetched, Fetcher, Flight, Flights, Ticket,
+    Urgency, Wanted,
+};
+
+/// Chunks that may wait to be written to disk: 128 KiB each, so 4 MiB.
+const WRITES_MAX: usize = 32;
+
+/// Sizes and limits of [`Chunks`].
+#[derive(Clone, Debug)]
+pub struct ChunksConfig {
+    /// Bytes of chunks in memory.
+    pub memory_bytes: u64,
+    /// Directory of the disk cache; none for no disk cache.
+    pub disk_dir: Option<std::path::PathBuf>,
+    /// Bytes of chunks on disk.
+    pub disk_bytes: u64,
+    /// How blobs are fetched.
+    pub fetch: FetchConfig,
+}
+
+impl Default for ChunksConfig {
+    fn default() -> Self {
+        Self {
+            memory_bytes: 256 << 20,
+            disk_dir: None,
+            disk_bytes: 10 << 30,
+            fetch: FetchConfig::default(),
+        }
+    }
+}
+
+/// What a read needs of one chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The chunk.
+    pub chunk: ChunkRef,
+    /// Bytes of it that the read takes, for the account.
+    pub bytes: u64,
+}
+
+/// All chunks there are, wherever they are.
+#[derive(Debug)]
+pub struct Chunks {
+    memory: MemoryCache,
+    disk: Option<Arc<DiskCache>>,
+    fetcher: Fetcher,
+    flights: Arc<Flights>,
+    writes: Arc<Semaphore>,
+    tasks: Tasks,
+}
+
+impl Chunks {
+    /// The stack over `source`. Work in the background is owned by `tasks`.
+    pub fn new(
+        config: ChunksConfig,
+        source: Arc<dyn BlobSource>,
+        tasks: Tasks,
+    ) -> Result<Arc<Self>, DiskCacheError> {
+        let disk = match &config.disk_dir {
+            Some(dir) => Some(Arc::new(DiskCache::open(dir, config.disk_bytes)?)),
+            None => None,
+        };
+        if let Some(disk) = disk.clone() {
+            let stopping = tasks.stopping().clone();
+            tasks.spawn_blocking("scan disk cache", move || disk.scan(|| stopping.is_cancelled()));
+        }
+        Ok(Arc::new(Self {
+            memory: MemoryCache::new(config.memory_bytes),
+            disk,
+            fetcher: Fetcher::new(source, config.fetch),
+            flights: Arc::default(),
+            writes: Arc::new(Semaphore::new(WRITES_MAX)),
+            tasks,
+        }))
+    }
+
+    /// The memory tier.
+    pub fn memory(&self) -> &MemoryCache {
+        &self.memory
+    }
+
+    /// The disk tier.
+    pub fn disk(&self) -> Option<&Arc<DiskCache>> {
+        self.disk.as_ref()
+    }
+
+    /// The chunk, if it is in memory. Never blocks and counts nothing.
+    pub fn try_memory(&self, chunk: ChunkRef) -> Option<Blob> {
+        self.memory.get(chunk.digest)
+    }
+
+    /// One chunk, all of it; see [`Chunks::read`].
+    pub async fn chunk(
+        self: &Arc<Self>,
+        chunk: ChunkRef,
+        account: &Arc<RunAccount>,
+    ) -> Result<Blob, FetchError> {
+        let part = Part { chunk, bytes: u64::from(chunk.len) };
+        let mut blobs = self.read(&[part], account).await?;
+        Ok(blobs.pop().expect("one blob for each part"))
+    }
+
+    /// The chunks of `parts`, in their order. Ends within the read deadline. Dropping the future
+    /// takes nothing from others that wait for the same chunks.
+    pub async fn read(
+        self: &Arc<Self>,
+        parts: &[Part],
+        account: &Arc<RunAccount>,
+    ) -> Result<Vec<Blob>, FetchError> {
+        let started = Instant::now();
+        let deadline = started + self.fetcher.config().deadline;
+        let mut seats = self.board(parts, account);
+        let mut blobs = Vec::with_capacity(parts.len());
+        for (at, part) in parts.iter().enumerate() {
+            let digest = part.chunk.digest;
+            let blob = loop {
+                match std::mem::replace(&mut seats[at], Seat::Taken) {
+                    Seat::Memory(blob) => {
+                        account.memory_hit(part.bytes);
+                        break blob;
+                    }
+                    Seat::Waiting { ticket, own } => {
+                        let Ok(outcome) = timeout_at(deadline, ticket.landed()).await else {
+                            let reason = "still on its way".to_owned();
+                            let waited = started.elapsed();
+                            return Err(FetchError::Deadline { digest, waited, reason });
+                        };
+                        match outcome {
+                            Ok(blob) => {
+                                if !own {
+                                    account.memory_hit(part.bytes);
+                                }
+                                break blob;
+                            }
+                            // Somebody else's flight started earlier and had less time left.
+                            Err(FetchError::Deadline { .. })
+                                if !own && Instant::now() < deadline =>
+                            {
+                                seats[at] = self
+                                    .board(std::slice::from_ref(part), account)
+                                    .pop()
+                                    .expect("one seat for each part");
+                            }
+                            Err(error) => return Err(error),
+                        }
+                    }
+                    Seat::Taken => unreachable!("each seat is left once"),
+                }
+            };
+            if blob.bytes().len() != part.chunk.len as usize {
+                let reason = format!(
+                    "it has {} bytes where its manifest says {}",
+                    blob.bytes().len(),
+                    part.chunk.len
+                );
+                return Err(FetchError::Corrupt { digest, reason });
+            }
+            blobs.push(blob);
+        }
+        Ok(blobs)
+    }
+
+    /// Brings chunks into memory that may be read soon, unless too much is read ahead already.
+    pub fn prefetch(self: &Arc<Self>, chunks: &[ChunkRef], account: &Arc<RunAccount>) {
+        if !self.fetcher.may_prefetch() {
+            return;
+        }
+        let mut departing = Vec::new();
+        for chunk in chunks {
+            let boarding = self.flights.board(chunk.digest, || self.memory.get(chunk.digest));
+            if let Boarding::First(flight, _) = boarding {
+                departing.push(Departing { flight, len: chunk.len, bytes: None });
+            }
+        }
+        self.depart(departing, account, Urgency::Ahead);
+    }
+
+    /// A blob that is not a chunk: a manifest, page-group hashes. Kept on disk, not in memory.
+    pub async fn blob(&self, digest: Digest, account: &RunAccount) -> Result<Blob, FetchError> {
+        if let Some(blob) = self.on_disk(vec![digest]).await.remove(&digest) {
+            account.disk_hit(blob.bytes().len() as u64);
+            return Ok(blob);
+        }
+        let wanted = Wanted { digest, raw_len_max: BLOB_LEN_MAX };
+        let mut arrivals = std::pin::pin!(self.fetcher.fetch(vec![wanted], Urgency::Now));
+        let (_, outcome) = arrivals.next().await.ok_or(FetchError::Abandoned { digest })?;
+        let Fetched { blob, bytes_on_wire } = outcome?;
+        account.fetch(bytes_on_wire);
+        self.keep_on_disk(&blob).await;
+        Ok(blob)
+    }
+
+    /// Finds or boards each part, and sends off the flights that this starts.
+    fn board(self: &Arc<Self>, parts: &[Part], account: &Arc<RunAccount>) -> Vec<Seat> {
+        let mut departing = Vec::new();
+        let mut seats = Vec::with_capacity(parts.len());
+        for part in parts {
+            let digest = part.chunk.digest;
+            if let Some(blob) = self.memory.get(digest) {
+                seats.push(Seat::Memory(blob));
+                continue;
+            }
+            seats.push(match self.flights.board(digest, || self.memory.get(digest)) {
+                Boarding::Landed(blob) => Seat::Memory(blob),
+                Boarding::Joined(ticket) => Seat::Waiting { ticket, own: false },
+                Boarding::First(flight, ticket) => {
+                    let bytes = Some(part.bytes);
+                    departing.push(Departing { flight, len: part.chunk.len, bytes });
+                    Seat::Waiting { ticket, own: true }
+                }
+            });
+        }
+        self.depart(departing, account, Urgency::Now);
+        seats
+    }
+
+    /// Carries out flights in the background, all in one visit and one request.
+    fn depart(
+        self: &Arc<Self>,
+        departing: Vec<Departing>,
+        account: &Arc<RunAccount>,
+        urgency: Urgency,
+    ) {
+        if departing.is_empty() {
+            return;
+        }
+        let (chunks, account) = (Arc::clone(self), Arc::clone(account));
+        self.tasks.spawn("bring chunks", async move {
+            chunks.bring(departing, &account, urgency).await;
+        });
+    }
+
+    async fn bring(&self, departing: Vec<Departing>, account: &RunAccount, urgency: Urgency) {
+        let digests = departing.iter().map(|departing| departing.flight.digest()).collect();
+        let mut on_disk = self.on_disk(digests).await;
+        let mut in_the_air = HashMap::new();
+        let mut wanted = Vec::new();
+        for departing in departing {
+            let digest = departing.flight.digest();
+            if let Some(blob) = on_disk.remove(&digest) {
+                if let Some(bytes) = departing.bytes {
+                    account.disk_hit(bytes);
+                }
+                self.memory.put(&blob);
+                departing.flight.land(Ok(blob));
+            } else {
+                wanted.push(Wanted { digest, raw_len_max: departing.len as usize });
+                in_the_air.insert(digest, departing.flight);
+            }
+        }
+        if wanted.is_empty() {
+            return;
+        }
+        let mut arrivals = std::pin::pin!(self.fetcher.fetch(wanted, urgency));
+        while let Some((digest, outcome)) = arrivals.next().await {
+            let Some(flight) = in_the_air.remove(&digest) else { continue };
+            match outcome {
+                Ok(Fetched { blob, bytes_on_wire }) => {
+                    account.fetch(bytes_on_wire);
+                    self.memory.put(&blob);
+                    flight.land(Ok(blob.clone()));
+                    self.keep_on_disk(&blob).await;
+                }
+                Err(error) => flight.land(Err(error)),
+            }
+        }
+    }
+
+    /// Those of `digests` that are on disk.
+    async fn on_disk(&self, digests: Vec<Digest>) -> HashMap<Digest, Blob> {
+        let Some(disk) = self.disk.clone() else { return HashMap::new() };
+        let visit = tokio::task::spawn_blocking(move || {
+            digests.into_iter().filter_map(|digest| Some((digest, disk.get(digest)?))).collect()
+        });
+        visit.await.unwrap_or_default()
+    }
+
+    /// Writes a blob to disk in the background; waits only while too many writes wait.
+    async fn keep_on_disk(&self, blob: &Blob) {
+        let Some(disk) = self.disk.clone() else { return };
+        let permit = Arc::clone(&self.writes).acquire_owned().await;
+        let blob = blob.clone();
+        self.tasks.spawn_blocking("write chunk", move || {
+            disk.put(&blob);
+            drop(permit);
+        });
+    }
+}
+
+/// Where a part of a read stands.
+#[derive(Debug)]
+enum Seat {
+    Memory(Blob),
+    Waiting { ticket: Ticket, own: bool },
+    Taken,
+}
+
+/// A flight that is about to start.
+#[derive(Debug)]
+struct Departing {
+    flight: Flight,
+    len: u32,
+    /// Bytes that a read takes; none where nobody waits.
+    bytes: Option<u64>,
+}
