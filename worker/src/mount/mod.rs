@@ -1,1 +1,350 @@
-//! placeholder
+//! Mounts of images: one per manifest, shared by all jobs of the image, kept while it is useful.
+//!
+//! The kernel's caches belong to the mount, so a mount outlives its jobs: an idle one goes only
+//! when there are too many, the one used longest ago first. A worker that was killed leaves
+//! mounts behind that answer nothing; [`Mounts::recover`] takes them away at the next start.
+
+mod recover;
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sway_core::digest::Digest;
+use sway_core::manifest::{Manifest, ManifestError};
+use sway_server::tasks::Tasks;
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+
+use crate::account::Accounts;
+use crate::cache::{Chunks, ChunksConfig, DiskCacheError};
+use crate::fetch::{BlobSource, FetchError};
+use crate::fuse::{Adapter, FuseSession, RequestHook, SessionError};
+use crate::rootfs::{Rootfs, RootfsError};
+
+/// How long sessions may take to end at a shutdown; a busy one ends with the process.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Why an image can't be mounted.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// Its manifest can't be had.
+    #[error("manifest {digest}: {source}")]
+    Fetch {
+        /// The manifest.
+        digest: Digest,
+        /// The reason.
+        source: FetchError,
+    },
+    /// Its manifest is not one.
+    #[error("manifest {digest}: {source}")]
+    Manifest {
+        /// The manifest.
+        digest: Digest,
+        /// The reason.
+        source: ManifestError,
+    },
+    /// The mountpoint can't be prepared.
+    #[error("mountpoint: {0}")]
+    Directory(#[source] io::Error),
+    /// The kernel refused.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The cache of a stand-alone mount can't be used.
+    #[error(transparent)]
+    Cache(#[from] DiskCacheError),
+    /// The worker is stopping.
+    #[error("the worker is stopping")]
+    Stopping,
+}
+
+/// Settings of [`Mounts`].
+#[derive(Clone, Debug)]
+pub struct MountsConfig {
+    /// Where the mountpoints are made: `DATA/mounts`.
+    pub dir: PathBuf,
+    /// Mounts that are kept; more only while they are in use.
+    pub mounts_max: usize,
+    /// For tests; none.
+    pub hook: Option<RequestHook>,
+}
+
+impl MountsConfig {
+    /// The usual settings below `dir`.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into(), mounts_max: 8, hook: None }
+    }
+}
+
+/// What makes two mounts the same.
+type Key = (Digest, u32);
+
+/// All mounts of a worker.
+#[derive(Debug)]
+pub struct Mounts {
+    config: MountsConfig,
+    chunks: Arc<Chunks>,
+    accounts: Arc<Accounts>,
+    tasks: Tasks,
+    slots: Mutex<HashMap<Key, Arc<Slot>>>,
+    stopping: AtomicBool,
+}
+
+/// A mount, or one that is being made.
+#[derive(Debug)]
+struct Slot {
+    mount: OnceCell<Arc<ImageMount>>,
+    used: Mutex<Instant>,
+}
+
+impl Slot {
+    fn new() -> Self {
+        Self { mount: OnceCell::new(), used: Mutex::new(Instant::now()) }
+    }
+
+    fn note_use(&self) {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn used(&self) -> Instant {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nobody has the mount. Asked under the lock of the map, which is where new users
+    /// come from.
+    fn is_idle(slot: &Arc<Self>) -> bool {
+        let nobody_has_it = |mount: &Arc<ImageMount>| Arc::strong_count(mount) == 1;
+        Arc::strong_count(slot) == 1 && slot.mount.get().is_some_and(nobody_has_it)
+    }
+}
+
+impl Mounts {
+    /// No mounts yet. Parked reads are owned by `tasks`.
+    pub fn new(
+        config: MountsConfig,
+        chunks: Arc<Chunks>,
+        accounts: Arc<Accounts>,
+        tasks: Tasks,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            config,
+            chunks,
+            accounts,
+            tasks,
+            slots: Mutex::default(),
+            stopping: AtomicBool::new(false),
+        })
+    }
+
+    /// Unmounts all that a worker that was killed left mounted at or below `dir`, newest first,
+    /// whatever it is. Returns how many mounts there were.
+    pub fn recover(dir: &Path) -> io::Result<usize> {
+        recover::unmount_below(dir)
+    }
+
+    /// The mount of the image with this manifest; made if there is none. Concurrent callers
+    /// share one.
+    pub async fn get(&self, manifest: Digest) -> Result<Arc<ImageMount>, MountError> {
+        self.get_shifted(manifest, 0).await
+    }
+
+    /// Like [`Mounts::get`], with `id_shift` added to all uids and gids: for kernels before 6.12,
+    /// which can't map the ids of a FUSE mount.
+    pub async fn get_shifted(
+        &self,
+        manifest: Digest,
+        id_shift: u32,
+    ) -> Result<Arc<ImageMount>, MountError> {
+        let key = (manifest, id_shift);
+        loop {
+            if self.stopping.load(Ordering::SeqCst) {
+                return Err(MountError::Stopping);
+            }
+            let slot = Arc::clone(self.lock().entry(key).or_insert_with(|| Arc::new(Slot::new())));
+            let mount = slot.mount.get_or_try_init(|| self.make(key)).await?;
+            if !mount.session.is_alive() {
+                // Somebody unmounted it behind our back.
+                let mut slots = self.lock();
+                if slots.get(&key).is_some_and(|current| Arc::ptr_eq(current, &slot)) {
+                    slots.remove(&key);
+                }
+                continue;
+            }
+            slot.note_use();
+            let mount = Arc::clone(mount);
+            drop(slot);
+            self.drop_idle();
+            return Ok(mount);
+        }
+    }
+
+    /// How many mounts there are.
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// Unmounts everything, in use or not.
+    pub async fn shutdown(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        let slots: Vec<Arc<Slot>> = self.lock().drain().map(|(_, slot)| slot).collect();
+        let ends = slots.iter().filter_map(|slot| slot.mount.get()).map(|mount| async move {
+            if !mount.session.shut_down(SHUTDOWN_DEADLINE).await {
+                tracing::warn!(path = %mount.path.display(), "mount is still in use; left behind");
+            }
+        });
+        futures::future::join_all(ends).await;
+    }
+
+    async fn make(&self, (digest, id_shift): Key) -> Result<Arc<ImageMount>, MountError> {
+        let started = Instant::now();
+        let name = if id_shift == 0 { digest.to_hex() } else { format!("{digest}-{id_shift}") };
+        let path = self.config.dir.join(name).join("root");
+        let prepared = path.clone();
+        on_blocking_thread(move || fs_err::create_dir_all(prepared))
+            .await
+            .map_err(MountError::Directory)?;
+        let parts = Parts {
+            chunks: &self.chunks,
+            accounts: &self.accounts,
+            tasks: &self.tasks,
+            hook: self.config.hook.clone(),
+        };
+        let mount = ImageMount::make(digest, id_shift, path, parts).await?;
+        tracing::info!(
+            manifest.digest = %digest,
+            path = %mount.path.display(),
+            duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "mounted"
+        );
+        Ok(Arc::new(mount))
+    }
+
+    /// Unmounts what has not been used longest, until there are no more than there may be.
+    fn drop_idle(&self) {
+        let mut gone = Vec::new();
+        let mut slots = self.lock();
+        while slots.len() > self.config.mounts_max {
+            let idle = slots.iter().filter(|(_, slot)| Slot::is_idle(slot));
+            let Some(key) = idle.min_by_key(|(_, slot)| slot.used()).map(|(key, _)| *key) else {
+                break;
+            };
+            gone.extend(slots.remove(&key));
+        }
+        drop(slots);
+        // Unmounting waits for nobody, so it may happen here.
+        drop(gone);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<Slot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An image that is mounted. Dropping the last handle unmounts.
+#[derive(Debug)]
+pub struct ImageMount {
+    digest: Digest,
+    rootfs: Arc<Rootfs>,
+    path: PathBuf,
+    session: FuseSession,
+}
+
+/// What a mount is made of.
+struct Parts<'a> {
+    chunks: &'a Arc<Chunks>,
+    accounts: &'a Arc<Accounts>,
+    tasks: &'a Tasks,
+    hook: Option<RequestHook>,
+}
+
+impl ImageMount {
+    async fn make(
+        digest: Digest,
+        id_shift: u32,
+        path: PathBuf,
+        parts: Parts<'_>,
+    ) -> Result<Self, MountError> {
+        let blob = parts
+            .chunks
+            .blob(digest, parts.accounts.unattributed())
+            .await
+            .map_err(|source| MountError::Fetch { digest, source })?;
+        let (chunks, accounts) = (Arc::clone(parts.chunks), Arc::clone(parts.accounts));
+        let (tasks, hook) = (parts.tasks.clone(), parts.hook);
+        on_blocking_thread(move || {
+            let manifest = Manifest::decode(blob.as_ref())
+                .map_err(|source| MountError::Manifest { digest, source })?;
+            let rootfs = Arc::new(Rootfs::new(Arc::new(manifest), chunks, id_shift));
+            let adapter = Adapter::new(Arc::clone(&rootfs), accounts, tasks, hook);
+            let session = FuseSession::mount(adapter, &path)?;
+            Ok(Self { digest, rootfs, path, session })
+        })
+        .await
+    }
+
+    /// The manifest's digest: the image's name by content.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The image's tree and run configuration.
+    pub fn manifest(&self) -> &Arc<Manifest> {
+        self.rootfs.manifest()
+    }
+
+    /// Where the image is mounted: read-only, nosuid, nodev.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The first `max` bytes of a file of the image, read without the kernel. Links are followed
+    /// within the image.
+    pub async fn read_file(&self, path: &[u8], max: usize) -> Result<Vec<u8>, RootfsError> {
+        let ino = self.manifest().resolve_following(path).ok_or(RootfsError::NoEntry)?;
+        let account = Arc::default();
+        Ok(self.rootfs.read(ino, 0, max, &account).await?.as_ref().to_vec())
+    }
+}
+
+/// Mounts one image at `dir` with a cache of its own, until `shutdown` or until somebody
+/// unmounts it: `sway mount`.
+pub async fn foreground(
+    source: Arc<dyn BlobSource>,
+    manifest: Digest,
+    dir: &Path,
+    cache: ChunksConfig,
+    shutdown: CancellationToken,
+) -> Result<(), MountError> {
+    let tasks = Tasks::new();
+    let chunks = Chunks::new(cache, source, tasks.clone())?;
+    let accounts = Arc::new(Accounts::default());
+    let parts = Parts { chunks: &chunks, accounts: &accounts, tasks: &tasks, hook: None };
+    let dir = fs_err::canonicalize(dir).map_err(MountError::Directory)?;
+    let mount = ImageMount::make(manifest, 0, dir, parts).await?;
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = mount.session.ended() => {}
+    }
+    mount.session.shut_down(SHUTDOWN_DEADLINE).await;
+    tasks.shutdown(SHUTDOWN_DEADLINE).await;
+    Ok(())
+}
+
+/// Runs what may block off the runtime's threads.
+async fn on_blocking_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => unreachable!("blocking work is never cancelled: {error}"),
+        },
+    }
+}

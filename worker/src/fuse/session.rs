@@ -1,0 +1,139 @@
+//! Attaches an adapter to the kernel and detaches it.
+//!
+//! The mount is made here and not by fuser, so that its options are exactly these, no helper
+//! program is asked, and unmounting never blocks on a busy mount. `/dev/fuse` is opened with
+//! `O_CLOEXEC`, by std as by fuser: a child that held it would keep the mount alive after a
+//! crash.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use fuser::{Session, SessionACL};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use tokio::sync::watch;
+
+use super::Adapter;
+
+/// Threads of a session: the first keeps one core busy, more would only fight over it.
+const THREADS_MIN: usize = 2;
+const THREADS_MAX: usize = 4;
+
+/// Why a mount could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// No FUSE on this machine, or no right to use it.
+    #[error("cannot open /dev/fuse: {0} (is the fuse module loaded, and is this root?)")]
+    Device(#[source] io::Error),
+    /// The kernel refused the mount.
+    #[error("cannot mount at {}: {source}", path.display())]
+    Mount {
+        /// The mountpoint.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The kernel and the adapter did not come to terms.
+    #[error("cannot start serving {}: {source}", path.display())]
+    Start {
+        /// The mountpoint.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+}
+
+/// A mount that is being served. Dropping it unmounts.
+#[derive(Debug)]
+pub struct FuseSession {
+    path: PathBuf,
+    ended: watch::Receiver<bool>,
+}
+
+impl FuseSession {
+    /// Mounts `adapter` at the directory `path` and serves it on threads of its own.
+    pub fn mount(adapter: Adapter, path: &Path) -> Result<Self, SessionError> {
+        let device = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/fuse")
+            .map_err(SessionError::Device)?;
+        let options = format!(
+            "fd={},rootmode=40000,user_id={},group_id={},default_permissions,allow_other",
+            device.as_raw_fd(),
+            nix::unistd::geteuid(),
+            nix::unistd::getegid(),
+        );
+        let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        mount(Some("sway"), path, Some("fuse.sway"), flags, Some(options.as_str()))
+            .map_err(|errno| SessionError::Mount { path: path.to_owned(), source: errno.into() })?;
+        Self::serve(adapter, device, path).map_err(|source| {
+            detach(path);
+            SessionError::Start { path: path.to_owned(), source }
+        })
+    }
+
+    fn serve(adapter: Adapter, device: File, path: &Path) -> io::Result<Self> {
+        let cores = thread::available_parallelism().map_or(THREADS_MIN, usize::from);
+        let mut config = fuser::Config::default();
+        config.n_threads = Some(cores.clamp(THREADS_MIN, THREADS_MAX));
+        config.clone_fd = true;
+        let session = Session::from_fd(adapter, device.into(), SessionACL::All, config)?;
+        let (sender, ended) = watch::channel(false);
+        let path = path.to_owned();
+        let served = path.clone();
+        thread::Builder::new().name("fuse-session".to_owned()).spawn(move || {
+            if let Err(error) = session.run() {
+                tracing::error!(path = %served.display(), %error, "FUSE session ended with an error");
+            }
+            sender.send_replace(true);
+        })?;
+        Ok(Self { path, ended })
+    }
+
+    /// Whether requests are still answered.
+    pub fn is_alive(&self) -> bool {
+        !*self.ended.borrow()
+    }
+
+    /// Waits until the session has ended, because it was unmounted from here or elsewhere.
+    pub async fn ended(&self) {
+        // An error says that the thread is gone, which is an end as well.
+        let _ = self.ended.clone().wait_for(|ended| *ended).await;
+    }
+
+    /// Takes the mount out of the tree at once. Who still uses it keeps it alive.
+    pub fn unmount(&self) {
+        if self.is_alive() {
+            detach(&self.path);
+        }
+    }
+
+    /// Unmounts and waits for the session's threads. Tells whether they ended in time.
+    pub async fn shut_down(&self, deadline: Duration) -> bool {
+        self.unmount();
+        tokio::time::timeout(deadline, self.ended()).await.is_ok()
+    }
+}
+
+impl Drop for FuseSession {
+    fn drop(&mut self) {
+        self.unmount();
+    }
+}
+
+/// Unmounts whatever is mounted at `path`, busy or not. Tells whether something was.
+pub(crate) fn detach(path: &Path) -> bool {
+    match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+        Ok(()) => true,
+        // Nothing is mounted there, or nothing is there.
+        Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => false,
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "cannot unmount");
+            false
+        }
+    }
+}
