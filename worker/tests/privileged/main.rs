@@ -1,0 +1,9 @@
+//! Tests that need root and a kernel: real FUSE mounts, real containers.
+//!
+//! One binary, so that it is linked once; run it with
+//! `cargo test -p sway-worker --features privileged --test privileged`.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod mount;
+mod mount_fixture;
+mod mount_random;

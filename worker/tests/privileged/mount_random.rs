@@ -1,0 +1,1 @@
+//! The mount against a plain directory under random operations.
