@@ -3,7 +3,12 @@
 use std::io::IsTerminal as _;
 use std::str::FromStr;
 use std::sync::OnceLock;
+use std::time::Instant;
 
+use axum::Router;
+use axum::extract::{MatchedPath, Request};
+use axum::middleware::{self, Next};
+use axum::response::Response;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
@@ -81,6 +86,30 @@ impl Metrics {
         self.0.run_upkeep();
         self.0.render()
     }
+}
+
+/// Counts and times the requests of every route of `router`, by route, method and status.
+pub fn measured(router: Router) -> Router {
+    router.layer(middleware::from_fn(measure))
+}
+
+async fn measure(request: Request, next: Next) -> Response {
+    // The route, not the path: a label must not take any value that a caller makes up.
+    let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let route = route.unwrap_or("none").to_owned();
+    let method = match request.method().as_str() {
+        known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE") => known,
+        _ => "other",
+    };
+    let method = method.to_owned();
+    let started = Instant::now();
+    let response = next.run(request).await;
+    let status = response.status().as_u16();
+    let duration = started.elapsed();
+    tracing::debug!(http.method = method, http.route = route, http.status = status, ?duration);
+    let labels = [("route", route), ("method", method), ("status", status.to_string())];
+    metrics::histogram!("sway_http_request_seconds", &labels).record(duration.as_secs_f64());
+    response
 }
 
 #[cfg(test)]
