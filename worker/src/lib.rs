@@ -2,7 +2,9 @@
 //!
 //! Modules are listed in the order in which data flows: blobs are fetched and cached, a rootfs is
 //! read through FUSE, a job runs on it, its output and its figures are kept and served.
+//! [`run`] puts them together, and takes them apart in the opposite order.
 
+pub mod config;
 pub mod account;
 pub mod fetch;
 pub mod cache;
@@ -10,5 +12,179 @@ pub mod rootfs;
 pub mod fuse;
 pub mod mount;
 pub mod job;
+pub mod queue;
 pub mod db;
 pub mod http;
+mod containers;
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use sway_client::{Client, ClientConfig};
+use sway_server::tasks::Tasks;
+use sway_server::telemetry::Metrics;
+use sway_server::token::Token;
+use tokio_util::sync::CancellationToken;
+
+use self::account::Accounts;
+use self::config::Config;
+use self::containers::Containers;
+use self::db::Db;
+use self::queue::{Images, Queue, QueueConfig, RunJob};
+
+/// How long background work may take to end.
+const TASKS_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What every part of a worker shares.
+#[derive(Debug)]
+pub(crate) struct Foundation {
+    pub(crate) token: Token,
+    pub(crate) client: Client,
+    pub(crate) accounts: Arc<Accounts>,
+    pub(crate) tasks: Tasks,
+    /// Held as long as the worker lives: one worker per data directory.
+    _lock: File,
+}
+
+/// Runs a worker until `shutdown`: cleans up what an earlier one left, serves, and leaves nothing
+/// mounted or running behind. Needs root.
+pub async fn run(
+    config: Config,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("the worker mounts filesystems and starts containers: it needs root (try sudo)");
+    }
+    let foundation = Foundation::lay(&config)?;
+    let containers = Containers::open(&config, &foundation).await?;
+    serve(config, foundation, Arc::new(containers), listener, shutdown).await
+}
+
+/// Like [`run`], with something else than containers to carry out jobs; needs no root.
+pub async fn run_with(
+    config: Config,
+    runner: Arc<dyn RunJob>,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let foundation = Foundation::lay(&config)?;
+    serve(config, foundation, runner, listener, shutdown).await
+}
+
+impl Foundation {
+    fn lay(config: &Config) -> anyhow::Result<Self> {
+        let data = &config.data_dir;
+        make_dir(data)?;
+        let lock = lock(data)?;
+        let token = Token::load_or_create(data, config.token.clone())?;
+        let mut client = ClientConfig::new(config.fileserver.clone());
+        client.pin.clone_from(&config.fileserver_pin);
+        client.token = Some(match &config.fileserver_token_file {
+            Some(path) => Token::load(path)?.expose().to_owned(),
+            None => token.expose().to_owned(),
+        });
+        Ok(Self {
+            token,
+            client: Client::new(&client)?,
+            accounts: Arc::default(),
+            tasks: Tasks::new(),
+            _lock: lock,
+        })
+    }
+}
+
+async fn serve(
+    config: Config,
+    foundation: Foundation,
+    runner: Arc<dyn RunJob>,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let metrics = Metrics::install();
+    let tasks = foundation.tasks.clone();
+    let db = Db::open(&config.data_dir.join("worker.db"))?;
+    let outputs_dir = config.data_dir.join("outputs");
+    make_dir(&outputs_dir)?;
+    let queue = Queue::open(
+        QueueConfig {
+            outputs_dir,
+            running_max: config.running_max,
+            waiting_max: config.waiting_max,
+            default_limits: sway_core::job::Limits::DIRECT,
+            maxima: config.maxima,
+            keep_runs: config.keep_runs,
+        },
+        db,
+        Images::new(foundation.client.clone()),
+        Arc::clone(&runner),
+        tasks.clone(),
+    )
+    .await?;
+    let listen = listener.local_addr()?;
+    let router = http::router(
+        http::App {
+            queue: queue.clone(),
+            accounts: Arc::clone(&foundation.accounts),
+            metrics,
+            stopping: tasks.stopping().clone(),
+            maxima: config.maxima,
+        },
+        http::Access {
+            token: foundation.token.clone(),
+            listen,
+            names: config.names.clone(),
+            open: config.open,
+        },
+    );
+    tracing::info!(listen = %listen, fileserver.url = %config.fileserver, "worker serves");
+
+    // Jobs end while the server drains, so that their followers see the end.
+    let serving = sway_server::listen::serve(listener, router, &config.tls, shutdown.clone());
+    let stopping = async {
+        shutdown.cancelled().await;
+        queue.stop().await;
+    };
+    tokio::pin!(serving);
+    let served = tokio::select! {
+        served = &mut serving => {
+            // Also when the server fails by itself.
+            queue.stop().await;
+            served
+        }
+        () = stopping => serving.await,
+    };
+    tasks.shutdown(TASKS_DEADLINE).await;
+    runner.close().await;
+    tracing::info!("worker stopped");
+    Ok(served?)
+}
+
+/// Makes a directory that only its owner can look into, with its parents.
+fn make_dir(path: &Path) -> anyhow::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("make directory {}", path.display()))
+}
+
+/// Two workers on one data directory would clean up after each other.
+fn lock(data: &Path) -> anyhow::Result<File> {
+    let path = data.join("lock");
+    let file = File::create(&path).with_context(|| format!("make {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            bail!("another worker uses the data directory {}", data.display())
+        }
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("lock {}", path.display()))
+        }
+    }
+}

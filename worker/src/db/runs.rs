@@ -71,13 +71,13 @@ pub struct RunFilter {
     pub output_len: u32,
 }
 
-/// Columns of a [`RunView`]; `:output_len` says how much of the outputs.
+/// Columns of a [`RunView`]; `:output_len` says how much of the outputs. `substr` of an empty blob is null.
 const COLUMNS: &str = "id, job_id, filename, username, image, manifest, limits, started_at,
     duration_ms, exit_code, cause, message, stdout_truncated, stderr_truncated,
     memory_cache_hits, disk_cache_hits, server_fetches, memory_cache_bytes, disk_cache_bytes,
     bytes_fetched, memory_peak_bytes, queued_ms, mount_ms, start_ms, first_output_ms,
-    CASE WHEN :output_len > 0 THEN substr(stdout, 1, :output_len) END AS stdout,
-    CASE WHEN :output_len > 0 THEN substr(stderr, 1, :output_len) END AS stderr";
+    CASE WHEN :output_len > 0 THEN coalesce(substr(stdout, 1, :output_len), x'') END AS stdout,
+    CASE WHEN :output_len > 0 THEN coalesce(substr(stderr, 1, :output_len), x'') END AS stderr";
 
 impl Db {
     /// Adds the row of a run that begins, and tells its number.

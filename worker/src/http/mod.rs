@@ -1,1 +1,110 @@
-//! placeholder
+//! The worker's HTTP interface: routes that decode, call the queue, and encode.
+//!
+//! [`router`] lists all routes in one place. Who may come in is decided by
+//! `sway_server::guard` before a route is reached; [`error`] maps what goes wrong to statuses.
+
+mod error;
+mod health;
+mod jobs;
+mod pages;
+mod runs;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post};
+use sway_core::api::jobs::JOB_BODY_LEN_MAX;
+use sway_server::error::ServerError;
+use sway_server::guard::{Guard, GuardOptions, Identity, protect};
+use sway_server::telemetry::Metrics;
+use sway_server::token::Token;
+use tokio_util::sync::CancellationToken;
+
+use crate::account::Accounts;
+use crate::db::Scope;
+use crate::queue::Queue;
+
+/// What the routes need.
+#[derive(Clone, Debug)]
+pub struct App {
+    /// Jobs and runs.
+    pub queue: Queue,
+    /// Whose reads no run caused, for the metrics.
+    pub accounts: Arc<Accounts>,
+    /// The process's metrics.
+    pub metrics: Metrics,
+    /// Ends streams when the worker stops.
+    pub stopping: CancellationToken,
+    /// What the health page tells of limits.
+    pub maxima: sway_core::job::Limits,
+}
+
+/// Who may come in, and by which names.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// The operator's token.
+    pub token: Token,
+    /// Where the worker listens.
+    pub listen: SocketAddr,
+    /// Further names of it.
+    pub names: Vec<String>,
+    /// Whether `GET /` needs no token.
+    pub open: bool,
+}
+
+/// All routes.
+pub fn router(app: App, access: Access) -> Router {
+    let routes = Router::new()
+        .route("/v1/jobs", get(jobs::list).post(jobs::submit))
+        .route("/v1/jobs/{id}", get(jobs::show))
+        .route("/v1/jobs/{id}/logs", get(jobs::logs))
+        .route("/v1/jobs/{id}/cancel", post(jobs::cancel))
+        .layer(DefaultBodyLimit::max(JOB_BODY_LEN_MAX))
+        .route(
+            "/v1/jobs/{id}/stdin",
+            // Streamed with back pressure: its length needs no limit.
+            post(jobs::stdin).layer(DefaultBodyLimit::disable()),
+        )
+        .route("/v1/runs", get(runs::list))
+        .route("/v1/runs/{id}", get(runs::show))
+        .route("/v1/images", get(runs::images))
+        .route("/stats", get(runs::stats))
+        .route("/healthz", get(health::healthz))
+        .route("/metrics", get(health::metrics))
+        .route("/", get(pages::root))
+        .route("/run/{id}", get(pages::run))
+        .route(pages::STYLE_PATH, get(pages::style))
+        .fallback(async || ServerError::not_found("no_route", "there is nothing at this path"))
+        .method_not_allowed_fallback(async || {
+            ServerError::new(
+                axum::http::StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "this path does not take this method",
+            )
+        })
+        .with_state(app);
+
+    let mut options = GuardOptions::new(access.listen);
+    options.names = access.names;
+    options.open = access.open;
+    options.public.push(pages::STYLE_PATH);
+    if access.open {
+        options.open_paths.push("/");
+    } else {
+        // Health for programs, a form for people: nothing of any run.
+        options.public.push("/");
+    }
+    let guarded = protect(routes, Guard::new(access.token.clone(), options));
+    pages::with_login(guarded, access.token)
+}
+
+/// Whose rows to show: the caller's own, or everybody's where the operator asks for them.
+fn scope(identity: &Identity, all: bool) -> Result<Scope, ServerError> {
+    match (all, identity.operator) {
+        (false, _) => Ok(Scope::User(identity.user.clone())),
+        (true, true) => Ok(Scope::All),
+        (true, false) => Err(ServerError::forbidden("only the operator sees everybody's jobs")),
+    }
+}

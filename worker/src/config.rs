@@ -1,0 +1,299 @@
+//! From arguments and environment to checked values, once; nobody else reads the environment.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Parser;
+use sway_core::job::Limits;
+use sway_server::listen::Listen;
+use sway_server::telemetry::LogFormat;
+use sway_server::tls::Tls;
+use url::Url;
+
+/// Where the worker listens unless told otherwise.
+pub const LISTEN_DEFAULT: &str = "127.0.0.1:8444";
+
+/// Everything a worker needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Data directory; made with mode 0700.
+    pub data_dir: PathBuf,
+    /// The token to ask for and to show to the fileserver, where it was given; else the data
+    /// directory's.
+    pub token: Option<String>,
+    /// File with the fileserver's token, where it has another one.
+    pub fileserver_token_file: Option<PathBuf>,
+    /// The fileserver.
+    pub fileserver: Url,
+    /// SHA-256 of the fileserver's certificate, in hex.
+    pub fileserver_pin: Option<String>,
+    /// How connections are encrypted.
+    pub tls: Tls,
+    /// Further names by which clients may address the worker.
+    pub names: Vec<String>,
+    /// Whether `GET /` needs no token; loopback only.
+    pub open: bool,
+    /// Bytes of blobs kept in memory.
+    pub memory_cache_bytes: u64,
+    /// Bytes of blobs kept on disk.
+    pub disk_cache_bytes: u64,
+    /// Jobs that run at a time.
+    pub running_max: usize,
+    /// Jobs that wait at a time.
+    pub waiting_max: usize,
+    /// What a job is granted at most.
+    pub maxima: Limits,
+    /// Runs that stay on record.
+    pub keep_runs: u32,
+    /// How long a read of a file may wait for the fileserver.
+    pub read_deadline: Duration,
+    /// Whether an image's user root stays root (of its user namespace).
+    pub allow_root: bool,
+    /// The OCI runtime.
+    pub runc: PathBuf,
+}
+
+impl Config {
+    /// A worker with all defaults.
+    pub fn new(data_dir: PathBuf, fileserver: Url) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            data_dir,
+            token: None,
+            fileserver_token_file: None,
+            fileserver,
+            fileserver_pin: None,
+            tls: Tls::Off,
+            names: Vec::new(),
+            open: false,
+            memory_cache_bytes: 256 << 20,
+            disk_cache_bytes: 10 << 30,
+            running_max: cores,
+            waiting_max: 1000,
+            maxima: Limits::maxima(u32::try_from(cores).unwrap_or(u32::MAX)),
+            keep_runs: 10_000,
+            read_deadline: Duration::from_secs(30),
+            allow_root: false,
+            runc: PathBuf::from("runc"),
+        }
+    }
+}
+
+/// Mounts images lazily and runs isolated jobs in them.
+#[derive(Debug, Parser)]
+#[command(name = "sway-worker", version, about)]
+pub struct Arguments {
+    /// Data directory: token, database, caches, mounts
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Address to listen on; beyond loopback only with TLS
+    #[arg(long, value_name = "ADDR", default_value = LISTEN_DEFAULT)]
+    listen: SocketAddr,
+    /// The fileserver
+    #[arg(long, value_name = "URL", env = "FILESERVER_URL")]
+    fileserver: Option<Url>,
+    /// SHA-256 of the fileserver's self-signed certificate, in hex
+    #[arg(long, value_name = "SHA256")]
+    fileserver_pin: Option<String>,
+    /// File with the fileserver's token, if it is not this worker's own
+    #[arg(long, value_name = "FILE")]
+    fileserver_token_file: Option<PathBuf>,
+    /// Blobs kept in memory [default: 256M]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    memory_cache: Option<u64>,
+    /// Blobs kept on disk [default: 10G]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    disk_cache: Option<u64>,
+    /// Jobs that run at a time [default: cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    max_concurrent_jobs: Option<u16>,
+    /// Jobs that wait at a time [default: 1000]
+    #[arg(long, value_name = "N")]
+    max_waiting_jobs: Option<u16>,
+    /// Longest timeout a job may ask for, in seconds [default: 3600]
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    max_timeout: Option<u64>,
+    /// Most memory a job may ask for [default: 4G]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    max_memory: Option<u64>,
+    /// Most CPUs a job may ask for [default: cores]
+    #[arg(long, value_name = "N")]
+    max_cpus: Option<f64>,
+    /// Most processes a job may ask for [default: 1024]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_pids: Option<u32>,
+    /// Runs that stay on record
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    keep_runs: u32,
+    /// How long a read may wait for the fileserver, in seconds
+    #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    read_deadline: u64,
+    /// Let an image's user root be root of the job's user namespace
+    #[arg(long)]
+    allow_root: bool,
+    /// Answer GET / without a token (loopback only)
+    #[arg(long)]
+    open: bool,
+    /// A further name by which clients address this server
+    #[arg(long = "name", value_name = "HOST")]
+    names: Vec<String>,
+    /// Certificate chain, PEM
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// Its key, PEM
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// Make a certificate; clients pin its fingerprint
+    #[arg(long)]
+    tls_self_signed: bool,
+    /// The OCI runtime
+    #[arg(long, value_name = "PATH", default_value = "runc")]
+    runc: PathBuf,
+    /// Log lines as text or json
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+}
+
+/// What `main` needs beside the worker's own configuration.
+#[derive(Debug)]
+pub struct Process {
+    /// The worker.
+    pub config: Config,
+    /// Where to listen.
+    pub listen: Listen,
+    /// `SWAY_LOG`, else `LOG_LEVEL`.
+    pub log_filter: Option<String>,
+    /// How log lines look.
+    pub log_format: LogFormat,
+}
+
+/// Checks arguments and environment.
+#[expect(clippy::disallowed_methods, reason = "the only reader of the environment")]
+pub fn load(arguments: Arguments) -> anyhow::Result<Process> {
+    let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let fileserver = match (arguments.fileserver, env("SERVER_URL")) {
+        (Some(url), _) => url,
+        (None, Some(url)) => url.parse().with_context(|| format!("SERVER_URL is {url:?}"))?,
+        (None, None) => bail!("no fileserver: give --fileserver URL, or set FILESERVER_URL"),
+    };
+    let tls = Tls::from_flags(
+        arguments.tls_cert,
+        arguments.tls_key,
+        arguments.tls_self_signed,
+        &arguments.data,
+    )
+    .map_err(anyhow::Error::msg)?;
+    if arguments.open && !arguments.listen.ip().to_canonical().is_loopback() {
+        bail!("--open is for loopback addresses only, not {}", arguments.listen);
+    }
+    let mut config = Config::new(arguments.data, fileserver);
+    config.token = env("SWAY_TOKEN");
+    config.fileserver_pin = arguments.fileserver_pin;
+    config.fileserver_token_file = arguments.fileserver_token_file;
+    config.tls = tls.clone();
+    config.names = arguments.names;
+    config.open = arguments.open;
+    config.memory_cache_bytes = arguments.memory_cache.unwrap_or(config.memory_cache_bytes);
+    config.disk_cache_bytes = arguments.disk_cache.unwrap_or(config.disk_cache_bytes);
+    config.running_max = arguments.max_concurrent_jobs.map_or(config.running_max, usize::from);
+    config.waiting_max = arguments.max_waiting_jobs.map_or(config.waiting_max, usize::from);
+    if let Some(seconds) = arguments.max_timeout {
+        config.maxima.timeout_ms = seconds * 1000;
+    }
+    config.maxima.memory_bytes = arguments.max_memory.unwrap_or(config.maxima.memory_bytes);
+    if let Some(cpus) = arguments.max_cpus {
+        config.maxima.cpus_milli = cpus_milli(cpus)?;
+    }
+    config.maxima.pids = arguments.max_pids.unwrap_or(config.maxima.pids);
+    config.keep_runs = arguments.keep_runs;
+    config.read_deadline = Duration::from_secs(arguments.read_deadline);
+    config.allow_root = arguments.allow_root;
+    config.runc = arguments.runc;
+    Ok(Process {
+        config,
+        listen: Listen { addr: arguments.listen, tls },
+        log_filter: env("SWAY_LOG").or_else(|| env("LOG_LEVEL")),
+        log_format: arguments.log_format,
+    })
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the range is checked before"
+)]
+fn cpus_milli(cpus: f64) -> anyhow::Result<u32> {
+    if !(0.01..=4096.0).contains(&cpus) {
+        bail!("--max-cpus {cpus} is outside 0.01 to 4096");
+    }
+    Ok((cpus * 1000.0).round() as u32)
+}
+
+/// Bytes with an optional suffix K, M, G or T (powers of 1024).
+fn bytes(text: &str) -> Result<u64, String> {
+    let bad = || format!("{text:?} is not a size (such as 268435456, 256M or 10G)");
+    let upper = text.to_ascii_uppercase();
+    let digits = upper.trim_end_matches("IB").trim_end_matches('B');
+    let (digits, shift) = match digits.char_indices().last() {
+        Some((at, 'K')) => (&digits[..at], 10),
+        Some((at, 'M')) => (&digits[..at], 20),
+        Some((at, 'G')) => (&digits[..at], 30),
+        Some((at, 'T')) => (&digits[..at], 40),
+        _ => (digits, 0),
+    };
+    let number: u64 = digits.parse().map_err(|_| bad())?;
+    number.checked_mul(1 << shift).ok_or_else(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(arguments: &[&str]) -> anyhow::Result<Process> {
+        let all = ["sway-worker", "--data", "/d", "--fileserver", "http://127.0.0.1:8443"];
+        load(Arguments::try_parse_from(all.iter().chain(arguments))?)
+    }
+
+    #[test]
+    fn flags_become_checked_values() {
+        let process = parsed(&[
+            "--memory-cache",
+            "64M",
+            "--disk-cache",
+            "1g",
+            "--max-timeout",
+            "60",
+            "--max-cpus",
+            "1.5",
+            "--max-concurrent-jobs",
+            "3",
+            "--read-deadline",
+            "7",
+        ])
+        .unwrap();
+        let config = process.config;
+        assert_eq!((config.memory_cache_bytes, config.disk_cache_bytes), (64 << 20, 1 << 30));
+        assert_eq!((config.maxima.timeout_ms, config.maxima.cpus_milli), (60_000, 1500));
+        assert_eq!((config.running_max, config.read_deadline.as_secs()), (3, 7));
+        assert_eq!(process.listen.addr.to_string(), LISTEN_DEFAULT);
+    }
+
+    #[test]
+    fn bad_values_are_refused_by_name() {
+        for bad in [
+            ["--memory-cache", "much"],
+            ["--disk-cache", "99999999999T"],
+            ["--max-cpus", "0"],
+            ["--max-concurrent-jobs", "0"],
+            ["--listen", "nowhere"],
+            ["--log-format", "xml"],
+        ] {
+            let error = parsed(&bad).unwrap_err().to_string();
+            assert!(error.contains(bad[0]), "{error}");
+        }
+        assert!(parsed(&["--open", "--listen", "0.0.0.0:1"]).is_err());
+        assert!(parsed(&["--tls-cert", "x"]).is_err());
+    }
+}

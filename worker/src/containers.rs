@@ -1,0 +1,159 @@
+//! Jobs in containers: the image's mount from [`crate::mount`], the container from [`crate::job`].
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use futures::future::BoxFuture;
+use sha2::{Digest as _, Sha256};
+use sway_core::api::jobs::OutputStream;
+use sway_core::job::Cause;
+use sway_core::manifest::Manifest;
+
+use crate::Foundation;
+use crate::account::CacheFigures;
+use crate::cache::{Chunks, ChunksConfig};
+use crate::config::Config;
+use crate::fetch::FetchConfig;
+use crate::job::{Rootfs, RunOutcome, RunRequest, Runner, RunnerConfig};
+use crate::mount::{ImageMount, MountError, Mounts, MountsConfig};
+use crate::queue::{RunJob, RunOrder};
+
+/// Runs jobs in containers on lazily mounted images.
+#[derive(Debug)]
+pub(crate) struct Containers {
+    mounts: Arc<Mounts>,
+    runner: Runner,
+}
+
+impl Containers {
+    /// Takes away what a killed worker left, and gets ready.
+    pub(crate) async fn open(config: &Config, foundation: &Foundation) -> anyhow::Result<Self> {
+        let data = fs_err::canonicalize(&config.data_dir)?;
+        let runner = Runner::new(
+            RunnerConfig {
+                dir: data.join("jobs"),
+                worker_id: worker_id(&data),
+                runc: config.runc.clone(),
+                runc_root: data.join("runc"),
+                allow_container_root: config.allow_root,
+            },
+            Arc::clone(&foundation.accounts),
+        )?;
+        // Containers first: their overlays lie on the mounts.
+        runner.recover().await.context("clean up after an earlier worker")?;
+        let mounts_dir = data.join("mounts");
+        fs_err::create_dir_all(&mounts_dir)?;
+        let dir = mounts_dir.clone();
+        let left = tokio::task::spawn_blocking(move || Mounts::recover(&dir)).await?;
+        let left = left.context("unmount what an earlier worker left")?;
+        if left > 0 {
+            tracing::info!(mounts = left, "removed an earlier worker's mounts");
+        }
+        let chunks = ChunksConfig {
+            memory_bytes: config.memory_cache_bytes,
+            disk_dir: (config.disk_cache_bytes > 0).then(|| data.join("cache")),
+            disk_bytes: config.disk_cache_bytes,
+            fetch: FetchConfig { deadline: config.read_deadline, ..FetchConfig::default() },
+        };
+        let chunks =
+            Chunks::new(chunks, Arc::new(foundation.client.clone()), foundation.tasks.clone())?;
+        let mounts = Mounts::new(
+            MountsConfig::new(mounts_dir),
+            chunks,
+            Arc::clone(&foundation.accounts),
+            foundation.tasks.clone(),
+        );
+        Ok(Self { mounts, runner })
+    }
+
+    async fn carry_out(&self, order: RunOrder) -> RunOutcome {
+        let begun = Instant::now();
+        let mount = order.cancel.run_until_cancelled(self.mounts.get(order.manifest)).await;
+        let mount = match mount {
+            Some(Ok(mount)) => mount,
+            Some(Err(error)) => return not_mounted(&order, &error, begun.elapsed()),
+            None => return never_started(Cause::Cancelled, None, begun.elapsed()),
+        };
+        let mounted = begun.elapsed();
+        let request = RunRequest {
+            run_id: order.run_id,
+            job_id: order.job_id,
+            spec: order.spec,
+            limits: order.limits,
+            mount,
+            stdin: order.stdin,
+            output: order.output,
+            cancel: order.cancel,
+            started: order.started,
+        };
+        let mut outcome = self.runner.run(request).await;
+        outcome.mount += mounted;
+        outcome
+    }
+}
+
+impl RunJob for Containers {
+    fn run(&self, order: RunOrder) -> BoxFuture<'_, RunOutcome> {
+        Box::pin(self.carry_out(order))
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            self.mounts.shutdown().await;
+            self.runner.shutdown();
+        })
+    }
+}
+
+impl Rootfs for ImageMount {
+    fn manifest(&self) -> &Arc<Manifest> {
+        self.manifest()
+    }
+
+    fn path(&self) -> &Path {
+        self.path()
+    }
+
+    fn read_file(&self, path: &str, max: usize) -> BoxFuture<'_, io::Result<Vec<u8>>> {
+        let path = path.as_bytes().to_vec();
+        Box::pin(async move { Self::read_file(self, &path, max).await.map_err(io::Error::other) })
+    }
+}
+
+/// The job's log says why, as for a failure within the container.
+fn not_mounted(order: &RunOrder, error: &MountError, waited: Duration) -> RunOutcome {
+    let message = format!("image {} can't be mounted: {error}", order.spec.image);
+    tracing::error!(job.id = order.job_id, run.id = order.run_id, "{message}");
+    if let Err(error) =
+        order.output.append_note(OutputStream::Stderr, &format!("sway: {message}\n"))
+    {
+        tracing::error!(run.id = order.run_id, error = %error, "a note is not on record");
+    }
+    never_started(Cause::Infrastructure, Some(message), waited)
+}
+
+fn never_started(cause: Cause, message: Option<String>, waited: Duration) -> RunOutcome {
+    RunOutcome {
+        cause,
+        exit_code: None,
+        message,
+        started_at: None,
+        duration: Duration::ZERO,
+        mount: waited,
+        start: Duration::ZERO,
+        first_output: None,
+        memory_peak_bytes: None,
+        figures: CacheFigures::default(),
+        stdout_truncated: false,
+        stderr_truncated: false,
+    }
+}
+
+/// Unique among the workers of a machine, and the same at the next start: of the data directory.
+fn worker_id(data: &Path) -> String {
+    let path = data.as_os_str().as_encoded_bytes();
+    hex::encode(&Sha256::digest(path)[..6])
+}

@@ -1,0 +1,71 @@
+//! What the queue refuses, as statuses: the only place where this is decided.
+
+use axum::http::StatusCode;
+use sway_client::ClientError;
+use sway_server::error::ServerError;
+
+use crate::db::DbError;
+use crate::queue::QueueError;
+
+impl From<QueueError> for ServerError {
+    fn from(error: QueueError) -> Self {
+        let message = error.to_string();
+        match error {
+            QueueError::Spec(_) => Self::bad_request("bad_job", message),
+            QueueError::Limit(_) => Self::bad_request("limit_exceeded", message)
+                .hint("ask for less, or have the worker started with higher maxima"),
+            QueueError::NoImage { .. } => Self::not_found("image_not_found", message)
+                .hint("see `sway images`; `sway export` makes an image available"),
+            QueueError::ImageMoved { .. } => Self::conflict("image_moved", message)
+                .hint("leave the digest out to run the image as it is now"),
+            QueueError::Fileserver { source, .. } => of_fileserver(&message, &source),
+            QueueError::BadKey => Self::bad_request("bad_idempotency_key", message),
+            QueueError::Full { retry_after, .. } => Self::too_many(message, retry_after),
+            QueueError::Stopping => Self::unavailable("stopping", message),
+            QueueError::Ended { .. } => Self::conflict("job_ended", message),
+            QueueError::NoStdin { .. } => Self::conflict("no_stdin", message),
+            QueueError::Output { .. } => internal(&error),
+            QueueError::Db(error) => of_db(message, &error),
+        }
+    }
+}
+
+fn of_db(message: String, error: &DbError) -> ServerError {
+    match error {
+        DbError::NoJob(_) => ServerError::not_found("job_not_found", message),
+        DbError::NoRun(_) => ServerError::not_found("run_not_found", message),
+        DbError::AmbiguousJob(_) => {
+            ServerError::conflict("ambiguous_id", message).hint("give more letters of the id")
+        }
+        DbError::KeyReused => ServerError::conflict("idempotency_key_reused", message),
+        DbError::IllegalMove { .. } => ServerError::conflict("job_ended", message),
+        DbError::Open { .. }
+        | DbError::Newer { .. }
+        | DbError::Sql(_)
+        | DbError::Row { .. }
+        | DbError::Closed => internal(error),
+    }
+}
+
+fn of_fileserver(message: &str, source: &ClientError) -> ServerError {
+    let told = format!("{message}: {source}");
+    match source {
+        ClientError::Unreachable { .. } | ClientError::Timeout { .. } => {
+            ServerError::unavailable("fileserver_unreachable", told)
+                .hint("is the fileserver running, and --fileserver right?")
+        }
+        ClientError::Refused { .. }
+        | ClientError::Missing(_)
+        | ClientError::Corrupt(_)
+        | ClientError::Protocol { .. }
+        | ClientError::Config(_) => {
+            ServerError::new(StatusCode::BAD_GATEWAY, "fileserver_failed", told)
+        }
+    }
+}
+
+/// The caller learns that it is not its fault; the log learns why.
+fn internal(error: &(dyn std::error::Error + 'static)) -> ServerError {
+    tracing::error!(error, "request failed");
+    ServerError::internal("the worker failed; its log says why")
+}

@@ -1,0 +1,157 @@
+//! `/v1/jobs`: submit, list, follow, feed, cancel.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures::{Stream, StreamExt as _};
+use serde::Deserialize;
+use sway_core::api::jobs::{JobEvent, JobList, JobView};
+use sway_core::job::{JobSpec, JobState};
+use sway_server::error::{Json, Path, Query, ServerError};
+use sway_server::guard::Identity;
+
+use super::{App, scope};
+use crate::db::JobFilter;
+
+/// Rows in one listing, where the caller does not say and at most.
+pub(super) const PAGE_LEN: u32 = 100;
+pub(super) const PAGE_LEN_MAX: u32 = 1000;
+
+/// Between comments that show a silent stream to be alive.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SubmitQuery {
+    #[serde(default)]
+    wait: bool,
+}
+
+/// 202 with the job, or with `?wait=true` 200 with how it ended, its outputs included.
+pub(super) async fn submit(
+    State(app): State<App>,
+    identity: Identity,
+    Query(query): Query<SubmitQuery>,
+    headers: HeaderMap,
+    Json(spec): Json<JobSpec>,
+) -> Result<Response, ServerError> {
+    // A key that is no text is refused by the queue as an empty one is.
+    let key = headers.get("idempotency-key");
+    let key = key.map(|key| key.to_str().unwrap_or_default().to_owned());
+    let job = app.queue.submit(&identity, spec, key).await?;
+    let location = [(header::LOCATION, format!("/v1/jobs/{}", job.id))];
+    if !query.wait {
+        return Ok((StatusCode::ACCEPTED, location, Json(job)).into_response());
+    }
+    let scope = scope(&identity, false)?;
+    let mut job = app.queue.wait(&job.id, &scope).await?;
+    if let Some(run) = &mut job.run {
+        *run = app.queue.run(&run.id.to_string(), &scope).await?;
+    }
+    Ok((location, Json(job)).into_response())
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListQuery {
+    #[serde(default)]
+    all: bool,
+    state: Option<JobState>,
+    before: Option<i64>,
+    limit: Option<u32>,
+}
+
+pub(super) async fn list(
+    State(app): State<App>,
+    identity: Identity,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<JobList>, ServerError> {
+    let filter = JobFilter {
+        scope: scope(&identity, query.all)?,
+        state: query.state,
+        before: query.before,
+        limit: query.limit.unwrap_or(PAGE_LEN).clamp(1, PAGE_LEN_MAX),
+    };
+    Ok(Json(app.queue.jobs(filter).await?))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AllQuery {
+    #[serde(default)]
+    pub(super) all: bool,
+}
+
+pub(super) async fn show(
+    State(app): State<App>,
+    identity: Identity,
+    Path(id): Path<String>,
+    Query(query): Query<AllQuery>,
+) -> Result<Json<JobView>, ServerError> {
+    Ok(Json(app.queue.job(&id, &scope(&identity, query.all)?).await?))
+}
+
+pub(super) async fn cancel(
+    State(app): State<App>,
+    identity: Identity,
+    Path(id): Path<String>,
+    Query(query): Query<AllQuery>,
+) -> Result<Json<JobView>, ServerError> {
+    Ok(Json(app.queue.cancel(&id, &scope(&identity, query.all)?).await?))
+}
+
+/// The job's events from the one after `Last-Event-ID` on, each sent as soon as it happens.
+pub(super) async fn logs(
+    State(app): State<App>,
+    identity: Identity,
+    Path(id): Path<String>,
+    Query(query): Query<AllQuery>,
+    headers: HeaderMap,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ServerError> {
+    let after = match headers.get("last-event-id") {
+        None => 0,
+        Some(value) => value.to_str().ok().and_then(|id| id.parse().ok()).ok_or_else(|| {
+            ServerError::bad_request("bad_last_event_id", "last-event-id is not a number")
+        })?,
+    };
+    let events = app.queue.events(&id, &scope(&identity, query.all)?, after).await?;
+    let events = events.map(|(number, event)| {
+        let name = match &event {
+            JobEvent::State { .. } => "state",
+            JobEvent::Output { .. } => "output",
+            JobEvent::Truncated { .. } => "truncated",
+            JobEvent::End { .. } => "end",
+        };
+        let event = Event::default().id(number.to_string()).event(name).json_data(&event);
+        Ok(event.expect("events are plain data"))
+    });
+    let events = events.take_until(app.stopping.cancelled_owned());
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+/// The body becomes the job's standard input as it arrives; its end is the input's end. Answers
+/// when the job has taken it all, or takes no more.
+pub(super) async fn stdin(
+    State(app): State<App>,
+    identity: Identity,
+    Path(id): Path<String>,
+    Query(query): Query<AllQuery>,
+    body: Body,
+) -> Result<StatusCode, ServerError> {
+    let input = app.queue.stdin(&id, &scope(&identity, query.all)?).await?;
+    let mut pieces = body.into_data_stream();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(|error| {
+            ServerError::bad_request("body_broken", format!("the input broke off: {error}"))
+        })?;
+        if input.send(piece).await.is_err() {
+            break;
+        }
+    }
+    Ok(StatusCode::NO_CONTENT)
+}

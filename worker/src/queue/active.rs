@@ -1,0 +1,160 @@
+//! A job that has not ended: its progress, its followers, its standard input.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use sway_core::api::jobs::RunView;
+use sway_core::job::{JobSpec, JobState};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::QueueError;
+use crate::job::output::OutputLog;
+
+/// How long a job goes on after its last follower has gone.
+const ABANDONED_AFTER: Duration = Duration::from_secs(5);
+
+/// Pieces of standard input between the socket and the job.
+const STDIN_PIECES_MAX: usize = 16;
+
+/// Why a job was told to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// Somebody asked for it.
+    Asked,
+    /// Its followers have gone.
+    Abandoned,
+    /// The worker stops.
+    Shutdown,
+}
+
+/// Where a job stands, for those who wait for the next step.
+#[derive(Clone, Debug)]
+pub(super) struct Progress {
+    /// Its state, once it is on record.
+    pub state: JobState,
+    /// Its output, once it has a run.
+    pub output: Option<Arc<OutputLog>>,
+    /// Its run, once it has ended.
+    pub run: Option<Box<RunView>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Followers {
+    now: usize,
+    ever: bool,
+}
+
+#[derive(Debug)]
+enum Stdin {
+    /// The job reads an empty one.
+    None,
+    /// Nobody sends it yet.
+    Free(mpsc::Sender<Bytes>),
+    /// Somebody sends it, or has sent it.
+    Taken,
+}
+
+/// A job that has not ended.
+#[derive(Debug)]
+pub(super) struct Active {
+    pub id: String,
+    pub submitted: Instant,
+    pub cancel: CancellationToken,
+    pub progress: watch::Sender<Progress>,
+    stop: OnceLock<Stop>,
+    detach: bool,
+    followers: watch::Sender<Followers>,
+    stdin: Mutex<Stdin>,
+    stdin_of_job: Mutex<Option<mpsc::Receiver<Bytes>>>,
+}
+
+impl Active {
+    pub(super) fn new(id: String, spec: &JobSpec, state: JobState) -> Arc<Self> {
+        let (stdin, stdin_of_job) = if spec.stdin {
+            let (sender, receiver) = mpsc::channel(STDIN_PIECES_MAX);
+            (Stdin::Free(sender), Some(receiver))
+        } else {
+            (Stdin::None, None)
+        };
+        let progress = Progress { state, output: None, run: None };
+        Arc::new(Self {
+            id,
+            submitted: Instant::now(),
+            cancel: CancellationToken::new(),
+            progress: watch::Sender::new(progress),
+            stop: OnceLock::new(),
+            detach: spec.detach,
+            followers: watch::Sender::default(),
+            stdin: Mutex::new(stdin),
+            stdin_of_job: Mutex::new(stdin_of_job),
+        })
+    }
+
+    /// Tells the job to end; the first reason counts.
+    pub(super) fn stop(&self, why: Stop) {
+        let _ = self.stop.set(why);
+        self.cancel.cancel();
+    }
+
+    /// Why it was told to end.
+    pub(super) fn stopped(&self) -> Option<Stop> {
+        self.stop.get().copied()
+    }
+
+    /// Somebody follows the job until the guard is dropped.
+    pub(super) fn follow(self: &Arc<Self>) -> Follower {
+        self.followers.send_modify(|followers| {
+            followers.now += 1;
+            followers.ever = true;
+        });
+        Follower(Arc::clone(self))
+    }
+
+    /// Ends when the job's followers have been gone for [`ABANDONED_AFTER`]. A job that nobody
+    /// ever followed, or that was detached, is not abandoned.
+    pub(super) async fn abandoned(&self) {
+        if self.detach {
+            return std::future::pending().await;
+        }
+        let mut followers = self.followers.subscribe();
+        loop {
+            // `self` owns the sender, so that waiting can't fail.
+            let _ = followers.wait_for(|followers| followers.ever && followers.now == 0).await;
+            let back = followers.wait_for(|followers| followers.now > 0);
+            if tokio::time::timeout(ABANDONED_AFTER, back).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Where to send standard input; once.
+    pub(super) fn stdin(&self) -> Result<mpsc::Sender<Bytes>, QueueError> {
+        let refuse = |reason| QueueError::NoStdin { id: self.id.clone(), reason };
+        let mut stdin = self.stdin.lock().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::replace(&mut *stdin, Stdin::Taken) {
+            Stdin::Free(sender) => Ok(sender),
+            Stdin::Taken => Err(refuse("has its standard input from another request")),
+            Stdin::None => {
+                *stdin = Stdin::None;
+                Err(refuse("was submitted without `stdin`"))
+            }
+        }
+    }
+
+    /// The job's end of its standard input.
+    pub(super) fn take_stdin(&self) -> Option<mpsc::Receiver<Bytes>> {
+        self.stdin_of_job.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Somebody who wants to see the job's end.
+#[derive(Debug)]
+pub(super) struct Follower(Arc<Active>);
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.0.followers.send_modify(|followers| followers.now -= 1);
+    }
+}

@@ -1,0 +1,93 @@
+//! What the queue refuses.
+
+use std::time::Duration;
+
+use sway_client::ClientError;
+use sway_core::digest::Digest;
+use sway_core::job::{LimitError, SpecError};
+use sway_core::name::ImageName;
+
+use crate::db::DbError;
+
+/// Why a job is not taken, or not found, or not to be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// The request makes no sense on any worker.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// It asks for more than this worker grants.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    /// No image of this name.
+    #[error("no image {name}; there are: {}", or_none(.known))]
+    NoImage {
+        /// As asked for.
+        name: ImageName,
+        /// What the caller could ask for.
+        known: Vec<String>,
+    },
+    /// The name leads to another manifest than the one asked for.
+    #[error("{name} has moved: it is {found} now")]
+    ImageMoved {
+        /// As asked for, with a digest.
+        name: ImageName,
+        /// Where the name leads.
+        found: Digest,
+    },
+    /// The fileserver did not answer, or not as it should.
+    #[error("can't ask the fileserver for {name}")]
+    Fileserver {
+        /// What was looked for.
+        name: String,
+        /// Why not.
+        source: ClientError,
+    },
+    /// An idempotency key of an odd form.
+    #[error("idempotency-key: expected 1 to 200 printable ASCII characters")]
+    BadKey,
+    /// Too many jobs wait.
+    #[error("{waiting} jobs are waiting already")]
+    Full {
+        /// How many.
+        waiting: usize,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The worker is about to end.
+    #[error("the worker is stopping")]
+    Stopping,
+    /// The job ended before.
+    #[error("job {id} has ended ({state})")]
+    Ended {
+        /// The job.
+        id: String,
+        /// Its state.
+        state: &'static str,
+    },
+    /// The job takes no input, or somebody sends it already.
+    #[error("job {id} {reason}")]
+    NoStdin {
+        /// The job.
+        id: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A file of the worker's own.
+    #[error("output of run {run}")]
+    Output {
+        /// The run.
+        run: i64,
+        /// Why it can't be read.
+        source: std::io::Error,
+    },
+    /// The record.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+fn or_none(known: &[String]) -> String {
+    match known {
+        [] => "none (run `sway export` first)".to_owned(),
+        known => known.join(", "),
+    }
+}

@@ -1,0 +1,114 @@
+//! A job's history as numbered events, from its database row and its output file.
+//!
+//! Numbers are fixed by what happened, not by who watched, so that `Last-Event-ID` resumes
+//! without loss or repetition, also after the job's end and after a restart of the worker:
+//! 1 pending (of jobs that an owner decides on), 2 approved, 3 running, then 4 plus the number of each output frame, then the end.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt as _};
+use sway_core::api::jobs::{JobEvent, JobView};
+use sway_core::job::JobState;
+
+use super::active::{Active, Progress};
+use crate::job::output::OutputLog;
+
+/// Number of the first event that is output.
+const FIRST_FRAME: u64 = 4;
+
+/// Events with their numbers.
+pub struct Events(Pin<Box<dyn Stream<Item = (u64, JobEvent)> + Send>>);
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Events(…)")
+    }
+}
+
+impl Stream for Events {
+    type Item = (u64, JobEvent);
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        self.0.poll_next_unpin(context)
+    }
+}
+
+impl Events {
+    /// Of a job that goes on; counts as a follower until it is dropped.
+    pub(super) fn of_active(active: &Arc<Active>, after: u64) -> Self {
+        let follower = active.follow();
+        let mut progress = active.progress.subscribe();
+        let events = async_stream::stream! {
+            let _follower = follower;
+            let begun = |progress: &Progress| {
+                progress.state == JobState::Running || progress.state.is_final()
+            };
+            let mut next = after.saturating_add(1);
+            if next <= 2 {
+                yield (2, JobEvent::State { state: JobState::Approved });
+            }
+            let Ok(now) = progress.wait_for(begun).await.map(|progress| progress.clone()) else {
+                return;
+            };
+            if now.state == JobState::Running && next <= 3 {
+                yield (3, JobEvent::State { state: JobState::Running });
+            }
+            next = next.max(FIRST_FRAME);
+            if let Some(output) = now.output {
+                let mut frames = frames(output, next - FIRST_FRAME);
+                while let Some((number, event)) = frames.next().await {
+                    next = number + 1;
+                    yield (number, event);
+                }
+            }
+            let ended = progress.wait_for(|progress| progress.state.is_final()).await;
+            let Ok(ended) = ended.map(|progress| progress.clone()) else { return };
+            yield (next, JobEvent::End { state: ended.state, run: ended.run });
+        };
+        Self(Box::pin(events))
+    }
+
+    /// Of a job that has ended.
+    pub(super) fn of_ended(job: &JobView, output: Option<Arc<OutputLog>>, after: u64) -> Self {
+        let (state, run) = (job.state, job.run.clone().map(Box::new));
+        let ran = run.as_ref().is_some_and(|run| run.duration_ms.is_some());
+        let events = async_stream::stream! {
+            let mut next = after.saturating_add(1);
+            let past = [(2, JobState::Approved, true), (3, JobState::Running, ran)];
+            for (number, state, passed) in past {
+                if passed && next <= number {
+                    yield (number, JobEvent::State { state });
+                }
+            }
+            next = next.max(FIRST_FRAME);
+            if let Some(output) = output {
+                let mut frames = frames(output, next - FIRST_FRAME);
+                while let Some((number, event)) = frames.next().await {
+                    next = number + 1;
+                    yield (number, event);
+                }
+            }
+            yield (next, JobEvent::End { state, run });
+        };
+        Self(Box::pin(events))
+    }
+}
+
+/// Output frames from number `from` of the file on, until the output ends.
+fn frames(
+    output: Arc<OutputLog>,
+    from: u64,
+) -> Pin<Box<dyn Stream<Item = (u64, JobEvent)> + Send>> {
+    Box::pin(output.follow(from).map(|frame| {
+        let event = if frame.cut {
+            JobEvent::Truncated { stream: frame.stream }
+        } else {
+            JobEvent::Output { stream: frame.stream, data: frame.bytes.into() }
+        };
+        (FIRST_FRAME + frame.seq, event)
+    }))
+}

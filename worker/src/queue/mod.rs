@@ -1,0 +1,609 @@
+//! From a request to its end: takes jobs, lets them wait, has them run, keeps the record.
+//!
+//! A job is in the database before its submitter hears of it. Each open job has one task that
+//! waits for a place, begins a run, has it carried out and writes down how it ended; all that
+//! others see of it (state, output, end) goes through [`Active`]'s progress. A job becomes
+//! `running` when its process starts: one that was only being prepared when the worker died runs
+//! again at the next start, one that ran is on record with cause `infrastructure` and does not.
+//!
+//! A job goes on as long as somebody follows it, detached ones in any case; 5 s after the last
+//! follower has gone it is cancelled. One that nobody ever followed runs to its end.
+
+mod active;
+mod error;
+mod events;
+mod images;
+mod run_job;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use sway_core::api::jobs::{ImageView, JobList, JobView, OutputStream, RunList, RunView};
+use sway_core::job::{Cause, JobSpec, JobState, Limits};
+use sway_server::guard::Identity;
+use sway_server::tasks::Tasks;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use self::active::{Active, Progress, Stop};
+pub use self::error::QueueError;
+pub use self::events::Events;
+pub use self::images::Images;
+pub use self::run_job::{RunJob, RunOrder};
+use crate::account::CacheFigures;
+use crate::db::{
+    Accepted, Db, JobFilter, NewJob, NewRun, RunEnd, RunFilter, STORED_OUTPUT_LEN_MAX, Scope,
+    rfc3339,
+};
+use crate::job::RunOutcome;
+use crate::job::output::OutputLog;
+
+/// When to try again after the queue was full.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// How long jobs may go on when the worker stops.
+const STOP_GRACE: Duration = Duration::from_secs(8);
+
+/// How long cancelled jobs may take to end then.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Runs that end between two looks at how many are kept.
+const PRUNE_EVERY: u32 = 64;
+
+/// What a queue needs to know.
+#[derive(Clone, Debug)]
+pub struct QueueConfig {
+    /// Directory of the runs' outputs, one file per run.
+    pub outputs_dir: PathBuf,
+    /// Jobs that run at a time.
+    pub running_max: usize,
+    /// Jobs that wait.
+    pub waiting_max: usize,
+    /// What a job gets that asks for nothing.
+    pub default_limits: Limits,
+    /// What a job gets at most.
+    pub maxima: Limits,
+    /// Runs that stay on record.
+    pub keep_runs: u32,
+}
+
+/// The queue. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Queue(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    config: QueueConfig,
+    db: Db,
+    images: Images,
+    runner: Arc<dyn RunJob>,
+    tasks: Tasks,
+    places: Arc<Semaphore>,
+    stopping: CancellationToken,
+    open: Mutex<HashMap<String, Arc<Active>>>,
+    ended: AtomicU32,
+}
+
+impl Queue {
+    /// A queue over what `db` remembers: runs that an earlier process left open are closed, jobs
+    /// that waited wait again. Call it when the runner has cleaned up after that process.
+    pub async fn open(
+        config: QueueConfig,
+        db: Db,
+        images: Images,
+        runner: Arc<dyn RunJob>,
+        tasks: Tasks,
+    ) -> Result<Self, QueueError> {
+        let places = Arc::new(Semaphore::new(config.running_max));
+        let queue = Self(Arc::new(Inner {
+            config,
+            db,
+            images,
+            runner,
+            tasks,
+            places,
+            stopping: CancellationToken::new(),
+            open: Mutex::default(),
+            ended: AtomicU32::new(0),
+        }));
+        queue.0.close_interrupted().await?;
+        queue.0.prune().await?;
+        for id in queue.0.db.approved_jobs().await? {
+            if let Some(spec) = queue.0.db.job_spec(&id).await? {
+                queue.start(Active::new(id, &spec, JobState::Approved));
+            }
+        }
+        Ok(queue)
+    }
+
+    /// Takes a job, or refuses it with the reason.
+    pub async fn submit(
+        &self,
+        identity: &Identity,
+        spec: JobSpec,
+        idempotency_key: Option<String>,
+    ) -> Result<JobView, QueueError> {
+        let inner = &self.0;
+        if inner.stopping.is_cancelled() {
+            return Err(QueueError::Stopping);
+        }
+        if idempotency_key.as_deref().is_some_and(|key| !is_key(key)) {
+            return Err(QueueError::BadKey);
+        }
+        spec.check()?;
+        let config = &inner.config;
+        let limits = Limits::grant(&spec.limits, &config.default_limits, &config.maxima)?;
+        let scope = Scope::User(identity.user.clone());
+        if let Some(key) = idempotency_key.clone()
+            && let Some(id) = inner.db.job_of_key(identity.user.clone(), key, &spec).await?
+        {
+            return Ok(inner.db.job(&id, &scope).await?.view);
+        }
+        let manifest = inner.images.resolve(&identity.user, identity.operator, &spec.image).await?;
+        let waiting = inner.count(|progress| progress.output.is_none());
+        if waiting >= config.waiting_max {
+            return Err(QueueError::Full { waiting, retry_after: RETRY_AFTER });
+        }
+        let job = NewJob {
+            username: identity.user.clone(),
+            spec,
+            manifest,
+            limits,
+            state: JobState::Approved,
+            idempotency_key,
+        };
+        // In a task of its own: a submitter that goes away half-way leaves no job behind that is
+        // on record and never starts.
+        let (answer, answered) = oneshot::channel();
+        let queue = self.clone();
+        inner.tasks.spawn("submit", async move {
+            let _ = answer.send(queue.insert(job).await);
+        });
+        let id = answered.await.map_err(|_| QueueError::Stopping)??;
+        Ok(inner.db.job(&id, &scope).await?.view)
+    }
+
+    async fn insert(&self, job: NewJob) -> Result<String, QueueError> {
+        // The request itself need not stay in memory while the job waits.
+        let shape = JobSpec {
+            program: sway_core::job::Program::Command { argv: vec![] },
+            args: vec![],
+            env: Default::default(),
+            ..job.spec.clone()
+        };
+        match self.0.db.insert_job(job).await? {
+            Accepted::Known(id) => Ok(id),
+            Accepted::New(id) => {
+                tracing::info!(job.id = id, image.name = %shape.image, "job accepted");
+                self.start(Active::new(id.clone(), &shape, JobState::Approved));
+                Ok(id)
+            }
+        }
+    }
+
+    /// Gives an open job its task.
+    fn start(&self, active: Arc<Active>) {
+        self.0.lock().insert(active.id.clone(), Arc::clone(&active));
+        let inner = Arc::clone(&self.0);
+        self.0.tasks.spawn("job", async move {
+            let work = inner.carry_out(&active);
+            tokio::pin!(work);
+            tokio::select! {
+                () = &mut work => {}
+                () = active.abandoned() => {
+                    tracing::info!(job.id = active.id, "nobody follows the job any more");
+                    active.stop(Stop::Abandoned);
+                    work.await;
+                }
+            }
+            inner.lock().remove(&active.id);
+        });
+    }
+
+    /// A job by its id or the beginning of it.
+    pub async fn job(&self, prefix: &str, scope: &Scope) -> Result<JobView, QueueError> {
+        Ok(self.0.db.job(prefix, scope).await?.view)
+    }
+
+    /// Jobs, newest first.
+    pub async fn jobs(&self, filter: JobFilter) -> Result<JobList, QueueError> {
+        Ok(self.0.db.jobs(filter).await?)
+    }
+
+    /// Runs, newest first.
+    pub async fn runs(&self, filter: RunFilter) -> Result<RunList, QueueError> {
+        Ok(self.0.db.runs(filter).await?)
+    }
+
+    /// A run by its number or its job's id, with its whole output.
+    pub async fn run(&self, name: &str, scope: &Scope) -> Result<RunView, QueueError> {
+        let stored = u32::try_from(STORED_OUTPUT_LEN_MAX).expect("1 MiB");
+        let mut run = self.0.db.run(name, scope, stored).await?;
+        let long = |text: &Option<String>| {
+            text.as_ref().is_some_and(|text| text.len() as u64 >= STORED_OUTPUT_LEN_MAX)
+        };
+        if run.cause.is_none() || long(&run.stdout) || long(&run.stderr) {
+            // The row holds the beginning at most.
+            let max = run.limits.output_bytes;
+            if let Some(output) = self.0.output(run.id)? {
+                let (stdout, stderr) = read_output(&output, max, run.id).await?;
+                run.stdout = Some(String::from_utf8_lossy(&stdout).into_owned());
+                run.stderr = Some(String::from_utf8_lossy(&stderr).into_owned());
+            }
+        }
+        Ok(run)
+    }
+
+    /// What the user can run.
+    pub async fn images(&self, identity: &Identity) -> Result<Vec<ImageView>, QueueError> {
+        self.0.images.list(&identity.user).await
+    }
+
+    /// Tells a job to end, and waits until it has.
+    pub async fn cancel(&self, prefix: &str, scope: &Scope) -> Result<JobView, QueueError> {
+        let job = self.0.db.job(prefix, scope).await?.view;
+        let ended =
+            |state: JobState| QueueError::Ended { id: job.id.clone(), state: state.as_str() };
+        if job.state.is_final() {
+            return Err(ended(job.state));
+        }
+        if let Some(active) = self.0.active(&job.id) {
+            active.stop(Stop::Asked);
+            let mut progress = active.progress.subscribe();
+            let _ = progress.wait_for(|progress| progress.state.is_final()).await;
+        }
+        Ok(self.0.db.job(&job.id, scope).await?.view)
+    }
+
+    /// Waits for a job's end, as a follower.
+    pub async fn wait(&self, id: &str, scope: &Scope) -> Result<JobView, QueueError> {
+        if let Some(active) = self.0.active(id) {
+            let _follower = active.follow();
+            let mut progress = active.progress.subscribe();
+            tokio::select! {
+                _ = progress.wait_for(|progress| progress.state.is_final()) => {}
+                () = self.0.tasks.stopping().cancelled() => return Err(QueueError::Stopping),
+            }
+        }
+        self.job(id, scope).await
+    }
+
+    /// Where to send a job's standard input; it ends when the sender is dropped.
+    pub async fn stdin(
+        &self,
+        prefix: &str,
+        scope: &Scope,
+    ) -> Result<mpsc::Sender<Bytes>, QueueError> {
+        let job = self.0.db.job(prefix, scope).await?.view;
+        match self.0.active(&job.id) {
+            Some(active) => active.stdin(),
+            None => Err(QueueError::Ended { id: job.id, state: job.state.as_str() }),
+        }
+    }
+
+    /// What happened to a job after event `after`, and what happens until its end.
+    pub async fn events(
+        &self,
+        prefix: &str,
+        scope: &Scope,
+        after: u64,
+    ) -> Result<Events, QueueError> {
+        let job = self.0.db.job(prefix, scope).await?.view;
+        if let Some(active) = self.0.active(&job.id) {
+            return Ok(Events::of_active(&active, after));
+        }
+        // It may have ended between the two looks.
+        let job = self.0.db.job(&job.id, scope).await?.view;
+        let output = match &job.run {
+            Some(run) => self.0.output(run.id)?,
+            None => None,
+        };
+        Ok(Events::of_ended(&job, output, after))
+    }
+
+    /// Jobs that wait, and jobs that run.
+    pub fn counts(&self) -> (usize, usize) {
+        let waiting = self.0.count(|progress| progress.output.is_none());
+        (waiting, self.0.count(|_| true) - waiting)
+    }
+
+    /// Takes nothing more; lets running jobs end for [`STOP_GRACE`], then ends them with cause
+    /// `infrastructure`. Waiting jobs stay on record and run at the next start.
+    pub async fn stop(&self) {
+        self.0.stopping.cancel();
+        let all_ended = async |deadline| {
+            let ended = async {
+                loop {
+                    let next = self.0.lock().values().next().cloned();
+                    let Some(active) = next else { return };
+                    let mut progress = active.progress.subscribe();
+                    let _ = progress.wait_for(|progress| progress.state.is_final()).await;
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(deadline, ended).await.is_ok()
+        };
+        if all_ended(STOP_GRACE).await {
+            return;
+        }
+        for active in self.0.lock().values() {
+            active.stop(Stop::Shutdown);
+        }
+        if !all_ended(STOP_DEADLINE).await {
+            tracing::error!("jobs did not end when the worker stopped");
+        }
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Active>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn active(&self, id: &str) -> Option<Arc<Active>> {
+        self.lock().get(id).cloned()
+    }
+
+    fn count(&self, which: impl Fn(&Progress) -> bool) -> usize {
+        self.lock().values().filter(|active| which(&active.progress.borrow())).count()
+    }
+
+    /// Brings a job from its place in the queue to its end.
+    async fn carry_out(&self, active: &Active) {
+        let place = tokio::select! {
+            biased;
+            () = active.cancel.cancelled() => None,
+            () = self.stopping.cancelled() => return,
+            place = Arc::clone(&self.places).acquire_owned() => place.ok(),
+        };
+        let ended = match place {
+            Some(_place) => self.run(active).await,
+            None => self.end_waiting(active).await,
+        };
+        if let Err(error) = ended {
+            tracing::error!(
+                job.id = active.id,
+                error = &error as &dyn std::error::Error,
+                "the job's end is not on record"
+            );
+            active.progress.send_modify(|progress| progress.state = JobState::Failed);
+        }
+    }
+
+    async fn end_waiting(&self, active: &Active) -> Result<(), QueueError> {
+        if active.stopped() == Some(Stop::Shutdown) {
+            return Ok(());
+        }
+        self.db.move_job(&active.id, JobState::Cancelled).await?;
+        tracing::info!(job.id = active.id, "job cancelled while it waited");
+        active.progress.send_modify(|progress| progress.state = JobState::Cancelled);
+        Ok(())
+    }
+
+    async fn run(&self, active: &Active) -> Result<(), QueueError> {
+        let queued_ms = millis(active.submitted.elapsed());
+        let job = self.db.job(&active.id, &Scope::All).await?.view;
+        let spec = self.db.job_spec(&active.id).await?;
+        let spec = spec.ok_or_else(|| crate::db::DbError::NoJob(active.id.clone()))?;
+        let run_id = self.db.begin_run(NewRun { job_id: active.id.clone(), queued_ms }).await?;
+        let output = OutputLog::create(&self.output_path(run_id), job.limits.output_bytes)
+            .map_err(|source| QueueError::Output { run: run_id, source })?;
+        let output = Arc::new(output);
+        active.progress.send_modify(|progress| progress.output = Some(Arc::clone(&output)));
+
+        let (started, mut has_started) = oneshot::channel();
+        let order = RunOrder {
+            run_id,
+            job_id: active.id.clone(),
+            spec,
+            limits: job.limits,
+            manifest: job.manifest,
+            stdin: active.take_stdin(),
+            output: Arc::clone(&output),
+            cancel: active.cancel.clone(),
+            started,
+        };
+        let begun = Instant::now();
+        let running = self.runner.run(order);
+        tokio::pin!(running);
+        let outcome = tokio::select! {
+            biased;
+            Ok(()) = &mut has_started => {
+                self.mark_running(active).await;
+                running.await
+            }
+            outcome = &mut running => {
+                if has_started.try_recv().is_ok() {
+                    self.mark_running(active).await;
+                }
+                outcome
+            }
+        };
+        // Whoever carried it out: nothing follows.
+        output.end();
+        let end = self.end_of(active, outcome, &output, run_id).await;
+        let state = end.state;
+        let run = self.db.end_run(run_id, end).await?;
+        tracing::info!(
+            job.id = active.id,
+            run.id = run_id,
+            image.name = run.image,
+            cause = run.cause.map(Cause::as_str),
+            exit_code = run.exit_code,
+            duration_ms = run.duration_ms,
+            total_ms = millis(begun.elapsed()),
+            "run ended"
+        );
+        count_run(&run);
+        active.progress.send_modify(|progress| {
+            progress.state = state;
+            progress.run = Some(Box::new(run));
+        });
+        if self.ended.fetch_add(1, Ordering::Relaxed) % PRUNE_EVERY == PRUNE_EVERY - 1 {
+            self.prune().await?;
+        }
+        Ok(())
+    }
+
+    async fn mark_running(&self, active: &Active) {
+        if let Err(error) = self.db.move_job(&active.id, JobState::Running).await {
+            tracing::error!(
+                job.id = active.id,
+                error = &error as &dyn std::error::Error,
+                "the job's start is not on record"
+            );
+        }
+        active.progress.send_modify(|progress| progress.state = JobState::Running);
+    }
+
+    /// What the row says of an outcome.
+    async fn end_of(
+        &self,
+        active: &Active,
+        outcome: RunOutcome,
+        output: &Arc<OutputLog>,
+        run_id: i64,
+    ) -> RunEnd {
+        let (cause, message) = match (outcome.cause, active.stopped()) {
+            (Cause::Cancelled, Some(Stop::Shutdown)) => {
+                (Cause::Infrastructure, Some("the worker was stopped".to_owned()))
+            }
+            (Cause::Cancelled, Some(Stop::Abandoned)) => {
+                (Cause::Cancelled, Some("its client went away".to_owned()))
+            }
+            (cause, _) => (cause, outcome.message),
+        };
+        let state = match (cause, outcome.exit_code) {
+            (Cause::Exited, Some(0)) => JobState::Completed,
+            (Cause::Cancelled, _) => JobState::Cancelled,
+            _ => JobState::Failed,
+        };
+        let (stdout, stderr) = match read_output(output, STORED_OUTPUT_LEN_MAX, run_id).await {
+            Ok(both) => both,
+            Err(error) => {
+                tracing::error!(
+                    run.id = run_id,
+                    error = &error as &dyn std::error::Error,
+                    "the output is not on record"
+                );
+                Default::default()
+            }
+        };
+        RunEnd {
+            state,
+            cause,
+            exit_code: outcome.exit_code,
+            message,
+            started_at: outcome.started_at.map(rfc3339),
+            duration_ms: outcome.started_at.map(|_| millis(outcome.duration)),
+            stdout,
+            stderr,
+            stdout_truncated: outcome.stdout_truncated,
+            stderr_truncated: outcome.stderr_truncated,
+            figures: outcome.figures,
+            memory_peak_bytes: outcome.memory_peak_bytes,
+            mount_ms: millis(outcome.mount),
+            start_ms: millis(outcome.start),
+            first_output_ms: outcome.first_output.map(millis),
+        }
+    }
+
+    /// Closes what an earlier process left open.
+    async fn close_interrupted(&self) -> Result<(), QueueError> {
+        for (run_id, state) in self.db.open_runs().await? {
+            if state != JobState::Running {
+                // Its process never started: the job runs again, as another run.
+                self.db.forget_run(run_id).await?;
+                let _ = fs_err::remove_file(self.output_path(run_id));
+                continue;
+            }
+            let (stdout, stderr) = match self.output(run_id)? {
+                Some(output) => read_output(&output, STORED_OUTPUT_LEN_MAX, run_id).await?,
+                None => Default::default(),
+            };
+            let end = RunEnd {
+                state: JobState::Failed,
+                cause: Cause::Infrastructure,
+                exit_code: None,
+                message: Some("the worker died while the job was running".to_owned()),
+                started_at: None,
+                duration_ms: None,
+                stdout,
+                stderr,
+                stdout_truncated: false,
+                stderr_truncated: false,
+                figures: CacheFigures::default(),
+                memory_peak_bytes: None,
+                mount_ms: 0,
+                start_ms: 0,
+                first_output_ms: None,
+            };
+            let run = self.db.end_run(run_id, end).await?;
+            count_run(&run);
+            tracing::warn!(run.id = run_id, job.id = run.job_id, "run was interrupted");
+        }
+        Ok(())
+    }
+
+    async fn prune(&self) -> Result<(), QueueError> {
+        for run_id in self.db.prune(self.config.keep_runs).await? {
+            let _ = fs_err::remove_file(self.output_path(run_id));
+        }
+        Ok(())
+    }
+
+    fn output_path(&self, run_id: i64) -> PathBuf {
+        self.config.outputs_dir.join(run_id.to_string())
+    }
+
+    /// The output of a run, if it has any.
+    fn output(&self, run_id: i64) -> Result<Option<Arc<OutputLog>>, QueueError> {
+        match OutputLog::open(&self.output_path(run_id)) {
+            Ok(output) => Ok(Some(Arc::new(output))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(QueueError::Output { run: run_id, source }),
+        }
+    }
+}
+
+/// The beginning of both streams.
+async fn read_output(
+    output: &Arc<OutputLog>,
+    max: u64,
+    run_id: i64,
+) -> Result<(Vec<u8>, Vec<u8>), QueueError> {
+    let failed = |source| QueueError::Output { run: run_id, source };
+    let stdout = output.read_all(OutputStream::Stdout, max).await.map_err(failed)?;
+    let stderr = output.read_all(OutputStream::Stderr, max).await.map_err(failed)?;
+    Ok((stdout, stderr))
+}
+
+fn is_key(key: &str) -> bool {
+    (1..=200).contains(&key.len()) && key.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Adds a run to the process's metrics.
+fn count_run(run: &RunView) {
+    let cause = run.cause.map_or("none", Cause::as_str);
+    metrics::counter!("sway_runs_total", "cause" => cause).increment(1);
+    if let Some(duration_ms) = run.duration_ms {
+        let seconds = Duration::from_millis(duration_ms.unsigned_abs()).as_secs_f64();
+        metrics::histogram!("sway_run_duration_seconds").record(seconds);
+    }
+    for (tier, hits, bytes) in [
+        ("memory", run.memory_cache_hits, run.memory_cache_bytes),
+        ("disk", run.disk_cache_hits, run.disk_cache_bytes),
+        ("server", run.server_fetches, run.bytes_fetched),
+    ] {
+        metrics::counter!("sway_run_chunks_total", "tier" => tier).increment(hits.unsigned_abs());
+        metrics::counter!("sway_run_bytes_total", "tier" => tier).increment(bytes.unsigned_abs());
+    }
+}

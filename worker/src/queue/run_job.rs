@@ -1,0 +1,47 @@
+//! What carries a job out: containers on mounted images, or a stand-in in tests.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use sway_core::digest::Digest;
+use sway_core::job::{JobSpec, Limits};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::job::RunOutcome;
+use crate::job::output::OutputLog;
+
+/// One run to carry out.
+#[derive(Debug)]
+pub struct RunOrder {
+    /// Its number.
+    pub run_id: i64,
+    /// Its job.
+    pub job_id: String,
+    /// What to run.
+    pub spec: JobSpec,
+    /// What it may use.
+    pub limits: Limits,
+    /// The image.
+    pub manifest: Digest,
+    /// Its standard input; an empty one where absent.
+    pub stdin: Option<mpsc::Receiver<Bytes>>,
+    /// Where its output goes.
+    pub output: Arc<OutputLog>,
+    /// Ends it.
+    pub cancel: CancellationToken,
+    /// To be told when its process has started.
+    pub started: oneshot::Sender<()>,
+}
+
+/// Carries out runs.
+pub trait RunJob: Send + Sync + std::fmt::Debug + 'static {
+    /// Ends with the run; never before its processes are gone.
+    fn run(&self, order: RunOrder) -> BoxFuture<'_, RunOutcome>;
+
+    /// Gives back what runs shared; called once, when none is left.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+}

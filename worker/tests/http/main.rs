@@ -1,0 +1,13 @@
+//! The worker's HTTP interface over real sockets, with the real queue and database.
+//!
+//! Nothing here needs privileges: in place of containers, [`support::Actor`] plays the jobs.
+//! What real containers do is tested in `tests/privileged`.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod access;
+mod jobs;
+mod logs;
+mod pages;
+mod restart;
+mod runs;
+mod support;

@@ -1,0 +1,99 @@
+//! The run log, images, statistics, health and metrics.
+
+use serde_json::json;
+
+use crate::support::{Worker, json, spec};
+
+#[tokio::test]
+async fn the_run_log_pages_from_new_to_old_and_leaves_outputs_to_single_runs() {
+    let worker = Worker::start().await;
+    for n in 0..5 {
+        let text = n.to_string();
+        worker.post("/v1/jobs?wait=true", json(&spec(&["say", &text]))).send().await;
+    }
+    let first = worker.get("/v1/runs?limit=3").send().await.json();
+    let ids = |page: &serde_json::Value| {
+        let runs = page["runs"].as_array().unwrap();
+        runs.iter().map(|run| run["id"].as_i64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&first), [5, 4, 3]);
+    let next = format!("/v1/runs?limit=3&before={}", first["next_before"]);
+    let second = worker.get(&next).send().await.json();
+    assert_eq!(ids(&second), [2, 1]);
+    assert_eq!(second.get("next_before"), None);
+    assert_eq!(first["runs"][0].get("stdout"), None);
+    assert_eq!(worker.get("/v1/runs/4").send().await.json()["stdout"], "3");
+    for (path, code) in [
+        ("/v1/runs/99", "run_not_found"),
+        ("/v1/runs/-1", "run_not_found"),
+        ("/v1/runs/..%2f1", "run_not_found"),
+        ("/v1/jobs/%00", "job_not_found"),
+        ("/v1/runs?limit=x", "malformed_query"),
+        ("/v1/runs?nonsense=1", "malformed_query"),
+        ("/nowhere", "no_route"),
+    ] {
+        assert_eq!(worker.get(path).send().await.error().0, code, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn stats_are_an_array_with_the_names_that_old_clients_know() {
+    let worker = Worker::start().await;
+    worker.post("/v1/jobs?wait=true", json(&spec(&["say", "hi"]))).send().await;
+    let stats = worker.get("/stats").send().await.json();
+    let run = &stats.as_array().unwrap()[0];
+    for field in [
+        "id",
+        "filename",
+        "started_at",
+        "duration_ms",
+        "stdout",
+        "stderr",
+        "exit_code",
+        "memory_cache_hits",
+        "disk_cache_hits",
+        "server_fetches",
+        "username",
+        "bytes_fetched",
+        "cause",
+        "image",
+    ] {
+        assert!(!run[field].is_null(), "{field}: {run}");
+    }
+    assert_eq!(run["stdout"], "hi");
+}
+
+#[tokio::test]
+async fn images_are_the_users_own_and_the_librarys() {
+    let worker = Worker::start().await;
+    let images = worker.client("ada").jobs().images().await.unwrap();
+    let names: Vec<String> = images.iter().map(|image| image.name.to_string()).collect();
+    assert_eq!(names, ["ada/own:1", "library/scipy:latest"]);
+}
+
+#[tokio::test]
+async fn long_output_is_kept_whole() {
+    let worker = Worker::start().await;
+    let len = 3 << 20;
+    worker.post("/v1/jobs?wait=true", json(&spec(&["big", &len.to_string()]))).send().await;
+    let run = worker.get("/v1/runs/1").send().await.json();
+    assert_eq!(run["stdout"].as_str().unwrap().len(), len);
+}
+
+#[tokio::test]
+async fn metrics_count_runs_by_cause() {
+    let worker = Worker::start().await;
+    worker.post("/v1/jobs?wait=true", json(&spec(&["exit", "1"]))).send().await;
+    let metrics = worker.get("/metrics").send().await.body;
+    for name in [
+        "sway_runs_total{cause=\"exited\"}",
+        "sway_run_duration_seconds",
+        "sway_run_chunks_total{tier=\"memory\"}",
+        "sway_jobs_waiting",
+        "sway_unattributed_chunks_total{tier=\"server\"}",
+    ] {
+        assert!(metrics.contains(name), "{name} is missing in\n{metrics}");
+    }
+    let health = worker.get("/healthz").send().await.json();
+    assert_eq!((&health["status"], &health["jobs"]["waiting"]), (&json!("ok"), &json!(0)));
+}

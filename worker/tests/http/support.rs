@@ -1,0 +1,338 @@
+//! A worker on a free port, a fileserver that knows three images, and an actor that plays jobs.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use sway_client::refs::Expect;
+use sway_client::{Client, ClientConfig};
+use sway_core::api::jobs::{JobEvent, JobView, OutputStream};
+use sway_core::digest::Digest;
+use sway_core::job::{Cause, JobSpec, LimitsRequest, Network, Program};
+use sway_server::token::Token;
+use sway_worker::account::CacheFigures;
+use sway_worker::config::Config;
+use sway_worker::job::RunOutcome;
+use sway_worker::queue::{RunJob, RunOrder};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) const TOKEN: &str = "test-token";
+
+/// Longer than anything here takes on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A worker that runs until it is dropped, and its data.
+pub(crate) struct Worker {
+    pub(crate) addr: SocketAddr,
+    pub(crate) data: Arc<tempfile::TempDir>,
+    pub(crate) shutdown: CancellationToken,
+    ended: Option<tokio::task::JoinHandle<anyhow::Result<()>>>,
+}
+
+impl Worker {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    pub(crate) async fn start_with(adjust: impl FnOnce(&mut Config)) -> Self {
+        Self::start_on(Arc::new(tempfile::tempdir().unwrap()), adjust).await
+    }
+
+    pub(crate) async fn start_on(
+        data: Arc<tempfile::TempDir>,
+        adjust: impl FnOnce(&mut Config),
+    ) -> Self {
+        let shutdown = CancellationToken::new();
+        let fileserver = fileserver(data.path(), shutdown.clone()).await;
+        let url = format!("http://{fileserver}").parse().unwrap();
+        let mut config = Config::new(data.path().to_owned(), url);
+        config.token = Some(TOKEN.to_owned());
+        config.running_max = 4;
+        adjust(&mut config);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let running = sway_worker::run_with(config, Arc::new(Actor), listener, shutdown.clone());
+        #[expect(clippy::disallowed_methods, reason = "the test waits for it in `stop`")]
+        let ended = tokio::spawn(running);
+        Self { addr, data, shutdown, ended: Some(ended) }
+    }
+
+    /// Ends the worker in order, and gives its data back.
+    pub(crate) async fn stop(mut self) -> Arc<tempfile::TempDir> {
+        self.shutdown.cancel();
+        self.ended.take().unwrap().await.unwrap().unwrap();
+        Arc::clone(&self.data)
+    }
+
+    /// As if the process had died: nothing is told, nothing is cleaned up.
+    pub(crate) async fn kill(mut self) -> Arc<tempfile::TempDir> {
+        let ended = self.ended.take().unwrap();
+        ended.abort();
+        let _ = ended.await;
+        Arc::clone(&self.data)
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addr)
+    }
+
+    pub(crate) fn client(&self, user: &str) -> Client {
+        let mut config = ClientConfig::new(self.url("/").parse().unwrap());
+        config.token = Some(TOKEN.to_owned());
+        config.user = Some(user.parse().unwrap());
+        Client::new(&config).unwrap()
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Request {
+        Request::new(self.addr, "GET", path).header("authorization", &format!("Bearer {TOKEN}"))
+    }
+
+    pub(crate) fn post(&self, path: &str, body: impl Into<Vec<u8>>) -> Request {
+        Request::new(self.addr, "POST", path)
+            .header("authorization", &format!("Bearer {TOKEN}"))
+            .header("content-type", "application/json")
+            .body(body.into())
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+/// A request as bytes on a socket: what a client library would refuse to send, too.
+pub(crate) struct Request {
+    addr: SocketAddr,
+    head: String,
+    body: Vec<u8>,
+}
+
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.body))
+    }
+
+    /// Code, message and hint of an error in the one shape that errors have.
+    pub(crate) fn error(&self) -> (String, String) {
+        let json = self.json();
+        let text = |field: &str| json["error"][field].as_str().unwrap_or_default().to_owned();
+        (text("code"), text("message"))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| {
+            let (found, value) = line.split_once(':')?;
+            found.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+}
+
+impl Request {
+    pub(crate) fn new(addr: SocketAddr, method: &str, path: &str) -> Self {
+        let head = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\n");
+        Self { addr, head, body: Vec::new() }
+    }
+
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        self.head.push_str(&format!("{name}: {value}\r\n"));
+        self
+    }
+
+    pub(crate) fn body(mut self, body: Vec<u8>) -> Self {
+        self.body = body;
+        self
+    }
+
+    pub(crate) async fn send(mut self) -> Answer {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        if !self.head.contains("\r\nhost:") {
+            self = Self { head: format!("{}host: {}\r\n", self.head, self.addr), ..self };
+        }
+        let mut stream = tokio::net::TcpStream::connect(self.addr).await.unwrap();
+        let len = self.body.len();
+        let head = format!("{}content-length: {len}\r\n\r\n", self.head);
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // A server may refuse before it has read the body.
+        let _ = stream.write_all(&self.body).await;
+        let mut answer = Vec::new();
+        let reading = stream.read_to_end(&mut answer);
+        let _ = tokio::time::timeout(PATIENCE, reading).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer);
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+        let status = head.split(' ').nth(1).unwrap_or_default().parse().unwrap_or_default();
+        Answer { status, head: head.to_owned(), body: body.to_owned() }
+    }
+}
+
+/// A fileserver with `scipy` in the library, `own` of ada, `secret` of bob.
+async fn fileserver(data: &Path, shutdown: CancellationToken) -> SocketAddr {
+    let token = Token::parse(TOKEN).unwrap();
+    let config = sway_fileserver::Config::new(data.join("fileserver"), token);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    #[expect(clippy::disallowed_methods, reason = "ends with the worker")]
+    tokio::spawn(sway_fileserver::run(config, listener, shutdown));
+    let mut config = ClientConfig::new(format!("http://{addr}").parse().unwrap());
+    config.token = Some(TOKEN.to_owned());
+    let client = Client::new(&config).unwrap();
+    for (name, content) in [
+        ("images/library/scipy:latest", "scipy"),
+        ("images/ada/own:1", "own"),
+        ("images/bob/secret:latest", "secret"),
+    ] {
+        let digest = Digest::of(content.as_bytes());
+        client.blobs().put(digest, content.as_bytes()).await.unwrap();
+        client.refs().put(&name.parse().unwrap(), digest, Expect::Any).await.unwrap();
+    }
+    addr
+}
+
+/// A job whose command the [`Actor`] plays.
+pub(crate) fn spec(argv: &[&str]) -> JobSpec {
+    JobSpec {
+        image: "scipy".parse().unwrap(),
+        program: Program::Command { argv: argv.iter().map(|&arg| arg.to_owned()).collect() },
+        args: vec![],
+        env: BTreeMap::new(),
+        limits: LimitsRequest::default(),
+        network: Network::None,
+        stdin: false,
+        detach: false,
+        fail_on_output_limit: false,
+        labels: BTreeMap::new(),
+    }
+}
+
+pub(crate) fn json(spec: &JobSpec) -> Vec<u8> {
+    serde_json::to_vec(spec).unwrap()
+}
+
+/// All events of a job until its end.
+pub(crate) async fn events(client: &Client, id: &str, after: Option<u64>) -> Vec<(u64, JobEvent)> {
+    let all = client.jobs().events(id, after).map(Result::unwrap).collect();
+    tokio::time::timeout(PATIENCE, all).await.unwrap()
+}
+
+/// What the events say was written to stdout.
+pub(crate) fn stdout(events: &[(u64, JobEvent)]) -> String {
+    let bytes = events.iter().filter_map(|(_, event)| match event {
+        JobEvent::Output { stream: OutputStream::Stdout, data } => Some(data.clone()),
+        JobEvent::Output { .. }
+        | JobEvent::State { .. }
+        | JobEvent::Truncated { .. }
+        | JobEvent::End { .. } => None,
+    });
+    String::from_utf8(bytes.collect::<Vec<_>>().concat()).unwrap()
+}
+
+/// Asks for the job until `good` holds.
+pub(crate) async fn job_when(
+    client: &Client,
+    id: &str,
+    good: impl Fn(&JobView) -> bool,
+) -> JobView {
+    let begun = Instant::now();
+    loop {
+        let job = client.jobs().job(id).await.unwrap();
+        if good(&job) {
+            return job;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{job:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The database of a worker that does not run.
+pub(crate) fn database(data: &Path) -> rusqlite::Connection {
+    rusqlite::Connection::open(data.join("worker.db")).unwrap()
+}
+
+/// Plays jobs: the command's first word says which part.
+///
+/// `say TEXT…` writes each text as a piece of its own; `exit N`; `hang` waits to be cancelled;
+/// `wait` is cancelled before its process starts; `cat` returns its input; `big N` writes N bytes;
+/// `broken` fails as the infrastructure does.
+#[derive(Debug)]
+pub(crate) struct Actor;
+
+impl RunJob for Actor {
+    fn run(&self, order: RunOrder) -> BoxFuture<'_, RunOutcome> {
+        Box::pin(play(order))
+    }
+}
+
+async fn play(mut order: RunOrder) -> RunOutcome {
+    let Program::Command { argv } = &order.spec.program else { panic!("only commands are played") };
+    let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+    let mut outcome = outcome();
+    if argv[0] == "wait" {
+        order.cancel.cancelled().await;
+        outcome.cause = Cause::Cancelled;
+        return outcome;
+    }
+    outcome.started_at = Some(SystemTime::now());
+    order.started.send(()).unwrap();
+    outcome.exit_code = Some(0);
+    let write = |bytes: &[u8]| order.output.append(OutputStream::Stdout, bytes).unwrap();
+    match argv[0] {
+        "say" => {
+            for text in &argv[1..] {
+                write(text.as_bytes());
+                tokio::task::yield_now().await;
+            }
+        }
+        "exit" => outcome.exit_code = Some(argv[1].parse().unwrap()),
+        "hang" => {
+            write(b"hanging\n");
+            order.cancel.cancelled().await;
+            outcome.cause = Cause::Cancelled;
+            outcome.exit_code = Some(137);
+        }
+        "cat" => {
+            let mut stdin = order.stdin.take().unwrap();
+            while let Some(piece) = stdin.recv().await {
+                write(&piece);
+            }
+        }
+        "big" => {
+            write(&vec![b'x'; argv[1].parse().unwrap()]);
+        }
+        "broken" => {
+            outcome.cause = Cause::Infrastructure;
+            outcome.exit_code = None;
+            outcome.message = Some("no runc".to_owned());
+        }
+        other => panic!("the actor can't play {other:?}"),
+    }
+    outcome.stdout_truncated = order.output.is_cut(OutputStream::Stdout);
+    order.output.end();
+    outcome
+}
+
+fn outcome() -> RunOutcome {
+    RunOutcome {
+        cause: Cause::Exited,
+        exit_code: None,
+        message: None,
+        started_at: None,
+        duration: Duration::from_millis(5),
+        mount: Duration::from_millis(1),
+        start: Duration::from_millis(2),
+        first_output: None,
+        memory_peak_bytes: None,
+        figures: CacheFigures { memory_hits: 3, memory_bytes: 30, ..CacheFigures::default() },
+        stdout_truncated: false,
+        stderr_truncated: false,
+    }
+}
