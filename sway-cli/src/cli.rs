@@ -38,17 +38,37 @@ pub(crate) struct Cli {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct GlobalOptions {
-    /// Where the fileserver is [env: FILESERVER_URL] [default: http://127.0.0.1:8443]
-    #[arg(long, global = true, value_name = "URL")]
+    /// Instead of `FILESERVER_URL`.
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        help = "Where the fileserver is [env: FILESERVER_URL] [default: http://127.0.0.1:8443]"
+    )]
     pub(crate) fileserver: Option<String>,
-    /// Where the worker is [env: WORKER_URL] [default: http://127.0.0.1:8444]
-    #[arg(long, global = true, value_name = "URL")]
+    /// Instead of `WORKER_URL`.
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        help = "Where the worker is [env: WORKER_URL] [default: http://127.0.0.1:8444]"
+    )]
     pub(crate) worker: Option<String>,
-    /// Who is asking [env: SWAY_USERNAME] [default: your login name]
-    #[arg(long, global = true, value_name = "NAME")]
+    /// Instead of `SWAY_USERNAME`.
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        help = "Who is asking [env: SWAY_USERNAME] [default: your login name]"
+    )]
     pub(crate) username: Option<String>,
-    /// The config file [env: SWAY_CONFIG] [default: ~/.config/sway/config.toml]
-    #[arg(long, global = true, value_name = "FILE")]
+    /// Instead of `SWAY_CONFIG`.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help = "The config file [env: SWAY_CONFIG] [default: ~/.config/sway/config.toml]"
+    )]
     pub(crate) config: Option<PathBuf>,
     /// Say more about what happens, on standard error
     #[arg(long, short, global = true)]

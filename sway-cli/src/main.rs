@@ -14,11 +14,12 @@ mod output;
 mod failure;
 mod exit_code;
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::process;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
+use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command};
 use crate::config::Settings;
@@ -52,12 +53,28 @@ fn start(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
         return commands::completions::run(args, output);
     }
     let settings = Settings::load(&cli.options)?;
+    if !matches!(command, Command::Up(_)) {
+        log_to_stderr(settings.log.as_deref(), cli.options.verbose);
+    }
     let context = Context { settings, output: output.clone() };
     let runtime = tokio::runtime::Runtime::new()?;
     let result = runtime.block_on(commands::dispatch(command, &context));
     // A read of standard input can't be interrupted; waiting for it could take for ever.
     runtime.shutdown_background();
     result
+}
+
+/// Log lines are for finding faults: without being asked for, only warnings are shown. `sway up`
+/// logs as the servers do.
+fn log_to_stderr(filter: Option<&str>, verbose: bool) {
+    let filter = filter.unwrap_or(if verbose { "info" } else { "warn" });
+    let filter =
+        EnvFilter::try_new(filter.to_ascii_lowercase()).unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
 }
 
 /// Prints what clap has to say: help, version, or what is wrong with the command line. A job that

@@ -21,13 +21,14 @@ use crate::failure::Failure;
 #[derive(Clone, Debug)]
 pub(crate) struct Output {
     status: bool,
+    verbose: bool,
     quiet: bool,
 }
 
 impl Output {
     /// Looks at what stderr is.
     pub(crate) fn new(verbose: bool, quiet: bool) -> Self {
-        Self { status: !quiet && (verbose || io::stderr().is_terminal()), quiet }
+        Self { status: !quiet && (verbose || io::stderr().is_terminal()), verbose, quiet }
     }
 
     /// Whether progress is shown.
@@ -35,9 +36,9 @@ impl Output {
         self.status
     }
 
-    /// Whether only errors are wanted.
-    pub(crate) fn is_quiet(&self) -> bool {
-        self.quiet
+    /// Whether every detail is wanted.
+    pub(crate) fn is_verbose(&self) -> bool {
+        self.verbose
     }
 
     /// A line of the result.
@@ -115,11 +116,12 @@ impl Output {
         }
     }
 
-    /// Why the command failed, and what to do.
+    /// Why the command failed, and what to do: one line, so that the last line says it all.
     pub(crate) fn error(&self, error: &anyhow::Error) {
-        self.to_stderr(format_args!("{} {}", "error:".red().bold(), chain(error)));
-        if let Some(hint) = hint(error) {
-            self.to_stderr(format_args!("{} {hint}", "hint:".cyan().bold()));
+        let text = chain(error).replace(['\n', '\r'], " ");
+        match hint(error) {
+            Some(hint) => self.to_stderr(format_args!("{} {text} — {hint}", "error:".red().bold())),
+            None => self.to_stderr(format_args!("{} {text}", "error:".red().bold())),
         }
     }
 
@@ -182,18 +184,22 @@ impl Relay {
 
 /// The error and its sources, outermost first, on one line.
 pub(crate) fn chain(error: &anyhow::Error) -> String {
-    let mut text = String::new();
-    for source in error.chain() {
-        let part = source.to_string();
+    let mut parts: Vec<String> = Vec::new();
+    let mut add = |part: String| {
         // Libraries that print their source as well as having it would say it twice.
-        if !text.ends_with(&part) {
-            if !text.is_empty() {
-                text.push_str(": ");
-            }
-            text.push_str(&part);
+        if !parts.last().is_some_and(|last| last.ends_with(&part)) {
+            parts.push(part);
+        }
+    };
+    for source in error.chain() {
+        add(source.to_string());
+        // Of the layers of an HTTP client only the lowest says something: connection refused.
+        if let Some(ClientError::Unreachable { .. }) = source.downcast_ref() {
+            add(error.root_cause().to_string());
+            break;
         }
     }
-    text
+    parts.join(": ")
 }
 
 /// What to do: the first in the chain that knows.
@@ -207,6 +213,13 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             return Some(
                 "is it running? `sway up` starts both servers; FILESERVER_URL and WORKER_URL say \
                  where others are"
+                    .to_owned(),
+            );
+        }
+        if let ClientError::Refused { status: 401, .. } = error {
+            return Some(
+                "the token is in the file `token` of the server's data directory: set SWAY_DATA to \
+                 that directory, or SWAY_TOKEN to the token"
                     .to_owned(),
             );
         }

@@ -80,7 +80,9 @@ pub(crate) fn show_size(bytes: u64) -> String {
 pub(crate) fn show_time(time: Duration) -> String {
     match time.as_millis() {
         ms @ 0..1000 => format!("{ms} ms"),
-        ms @ 1000..60_000 => format!("{:.1} s", ms as f64 / 1000.0),
+        ms @ 1000..60_000 => {
+            format!("{} s", format!("{:.1}", ms as f64 / 1000.0).trim_end_matches(".0"))
+        }
         ms => format!("{} min {} s", ms / 60_000, ms % 60_000 / 1000),
     }
 }
@@ -146,6 +148,7 @@ mod tests {
         assert_eq!(show_size(1536 << 20), "1.5 GiB");
         assert_eq!(show_time(Duration::from_millis(412)), "412 ms");
         assert_eq!(show_time(Duration::from_millis(3210)), "3.2 s");
+        assert_eq!(show_time(Duration::from_secs(10)), "10 s");
         assert_eq!(show_time(Duration::from_secs(310)), "5 min 10 s");
     }
 }

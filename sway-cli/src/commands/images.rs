@@ -9,9 +9,9 @@ use crate::exit_code::ExitCode;
 #[command(after_help = "\
 Examples:
   sway images                 your own images and the shared ones (library/…)
-  sway images --json          for programs")]
+  sway images --json          for programs: name, manifest, updated_at")]
 pub(crate) struct ImagesArgs {
-    /// Print an array of JSON objects: name, manifest, updated_at
+    /// Print an array of JSON objects
     #[arg(long)]
     json: bool,
 }

@@ -56,25 +56,25 @@ Exit codes:
 The last line on standard error says which.")]
 pub(crate) struct RunArgs {
     /// Image to run in [default: the one exported from the script's project]
-    #[arg(long, short = 'I', value_name = "NAME[:TAG]")]
+    #[arg(long, value_name = "NAME[:TAG]")]
     image: Option<ImageName>,
     /// Time that the job may take, in seconds or with a unit [default: 10]
-    #[arg(long, value_name = "S", value_parser = parse_time_ms)]
+    #[arg(long, value_name = "S", value_parser = parse_time_ms, allow_negative_numbers = true)]
     timeout: Option<u64>,
     /// Memory including swap, such as 512M or 2G [default: 256M]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_negative_numbers = true)]
     memory: Option<u64>,
     /// CPUs, such as 2 or 0.5 [default: 0.5]
-    #[arg(long, value_name = "N", value_parser = parse_cpus_milli)]
+    #[arg(long, value_name = "N", value_parser = parse_cpus_milli, allow_negative_numbers = true)]
     cpus: Option<u32>,
     /// Processes and threads [default: 64]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pids: Option<u32>,
     /// Bytes of standard output, and as many of standard error [default: 10M]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_negative_numbers = true)]
     output_limit: Option<u64>,
     /// Bytes of /tmp [default: 64M]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_negative_numbers = true)]
     tmp: Option<u64>,
     /// What the job can reach
     #[arg(long, value_enum, default_value_t = NetworkArg::None)]

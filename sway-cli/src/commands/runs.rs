@@ -20,7 +20,10 @@ Examples:
   sway runs --limit 100
   sway runs 17                all about run 17, with its output
   sway runs --json            for programs: an array, newest first, outputs included
-  sway runs 17 --json         one object")]
+  sway runs 17 --json         one object
+
+JSON objects have at least id, filename, username, image, started_at, duration_ms, exit_code,
+cause, memory_cache_hits, disk_cache_hits, server_fetches, bytes_fetched, stdout, stderr.")]
 pub(crate) struct RunsArgs {
     /// Number of a run, or id of a job (its first characters do)
     id: Option<String>,
@@ -28,8 +31,7 @@ pub(crate) struct RunsArgs {
     #[arg(long, value_name = "N", default_value_t = 20, conflicts_with = "id",
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
     limit: u32,
-    /// Print JSON: id, filename, username, image, started_at, duration_ms, exit_code, cause, the
-    /// cache figures, stdout, stderr and more
+    /// Print JSON with all that is on record, outputs included
     #[arg(long)]
     json: bool,
 }

@@ -1,0 +1,10 @@
+//! The real `sway` against a worker that says what each test wants it to say.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod fake_worker;
+mod sway;
+mod help;
+mod errors;
+mod run;
+mod record;
