@@ -74,3 +74,13 @@ impl Batch for MemoryBatch<'_> {
         Ok(summary)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_conforms() {
+        super::super::conformance::check(MemoryStore::default);
+    }
+}

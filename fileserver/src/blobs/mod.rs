@@ -7,6 +7,8 @@
 
 pub mod disk;
 pub mod memory;
+#[cfg(test)]
+mod conformance;
 
 use std::fmt;
 use std::io::{self, Read, Write};

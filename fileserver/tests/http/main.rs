@@ -1,0 +1,11 @@
+//! The fileserver as its callers see it: a real server, the real client, raw requests where the
+//! client would not send them.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod access;
+mod blobs;
+mod crash;
+mod refs;
+mod server;
+mod tls;
