@@ -168,7 +168,11 @@ impl DiskCache {
         let path = self.path_of(digest);
         let mut file = match File::open(&path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Somebody else removed it: it may be put again.
+                self.lock().remove(digest);
+                return Ok(None);
+            }
             Err(error) => return Err(error),
         };
         let mut bytes = Vec::new();
@@ -396,6 +400,18 @@ mod tests {
         let kept: Vec<u32> =
             (0..50).filter(|&number| cache.get(blob(number).digest()).is_some()).collect();
         assert_eq!(kept, [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    }
+
+    #[test]
+    fn an_entry_that_somebody_removed_can_be_put_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = open(dir.path());
+        cache.put(&blob(1));
+        std::fs::remove_file(cache.path_of(blob(1).digest())).unwrap();
+        assert_eq!(cache.get(blob(1).digest()), None);
+        assert_eq!(cache.size_bytes(), 0);
+        cache.put(&blob(1));
+        assert_eq!(cache.get(blob(1).digest()), Some(blob(1)));
     }
 
     #[test]

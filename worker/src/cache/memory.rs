@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn the_memory_cache_conforms() {
-        conformance::suite(|limit| MemoryCache::new(limit));
+        conformance::suite(MemoryCache::new);
     }
 
     #[test]

@@ -4,9 +4,13 @@
 //! the rest boards one flight per chunk. The flights that a read starts go together: one visit
 //! to the disk, then one request for what is still missing. A flight's task puts the chunk into
 //! memory before it lands, and onto the disk after: no reader waits for a disk to write.
+//!
+//! A chunk that could not be had within the deadline fails again at once for a moment: the kernel
+//! asks for a page twice (read-ahead, then the page), and a process must not wait twice as long.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use sway_core::blob::{BLOB_LEN_MAX, Blob};
@@ -25,6 +29,12 @@ use crate::fetch::{
 
 /// Chunks that may wait to be written to disk: 128 KiB each, so 4 MiB.
 const WRITES_MAX: usize = 32;
+
+/// How long a failure is remembered.
+const FAILURE_LIFETIME: Duration = Duration::from_secs(3);
+
+/// Failures that are remembered at once; all are forgotten when there are more.
+const FAILURES_MAX: usize = 1024;
 
 /// Sizes and limits of [`Chunks`].
 #[derive(Clone, Debug)]
@@ -66,6 +76,7 @@ pub struct Chunks {
     disk: Option<Arc<DiskCache>>,
     fetcher: Fetcher,
     flights: Arc<Flights>,
+    failures: Mutex<HashMap<Digest, (Instant, FetchError)>>,
     writes: Arc<Semaphore>,
     tasks: Tasks,
 }
@@ -90,6 +101,7 @@ impl Chunks {
             disk,
             fetcher: Fetcher::new(source, config.fetch),
             flights: Arc::default(),
+            failures: Mutex::default(),
             writes: Arc::new(Semaphore::new(WRITES_MAX)),
             tasks,
         }))
@@ -157,6 +169,7 @@ impl Chunks {
                             Err(FetchError::Deadline { .. })
                                 if !own && Instant::now() < deadline =>
                             {
+                                self.failures().remove(&digest);
                                 seats[at] = self
                                     .board(std::slice::from_ref(part), account)
                                     .pop()
@@ -165,6 +178,7 @@ impl Chunks {
                             Err(error) => return Err(error),
                         }
                     }
+                    Seat::Failed(error) => return Err(error),
                     Seat::Taken => unreachable!("each seat is left once"),
                 }
             };
@@ -225,6 +239,11 @@ impl Chunks {
                 Boarding::Landed(blob) => Seat::Memory(blob),
                 Boarding::Joined(ticket) => Seat::Waiting { ticket, own: false },
                 Boarding::First(flight, ticket) => {
+                    if let Some(error) = self.failed_just_now(digest) {
+                        flight.land(Err(error.clone()));
+                        seats.push(Seat::Failed(error));
+                        continue;
+                    }
                     let bytes = Some(part.bytes);
                     departing.push(Departing { flight, len: part.chunk.len, bytes });
                     Seat::Waiting { ticket, own: true }
@@ -282,9 +301,36 @@ impl Chunks {
                     flight.land(Ok(blob.clone()));
                     self.keep_on_disk(&blob).await;
                 }
-                Err(error) => flight.land(Err(error)),
+                Err(error) => {
+                    if matches!(error, FetchError::Deadline { .. }) {
+                        self.note_failure(digest, error.clone());
+                    }
+                    flight.land(Err(error));
+                }
             }
         }
+    }
+
+    fn note_failure(&self, digest: Digest, error: FetchError) {
+        let mut failures = self.failures();
+        if failures.len() >= FAILURES_MAX {
+            failures.clear();
+        }
+        failures.insert(digest, (Instant::now(), error));
+    }
+
+    fn failed_just_now(&self, digest: Digest) -> Option<FetchError> {
+        let mut failures = self.failures();
+        let (at, error) = failures.get(&digest)?;
+        if at.elapsed() < FAILURE_LIFETIME {
+            return Some(error.clone());
+        }
+        failures.remove(&digest);
+        None
+    }
+
+    fn failures(&self) -> MutexGuard<'_, HashMap<Digest, (Instant, FetchError)>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Those of `digests` that are on disk.
@@ -313,6 +359,7 @@ impl Chunks {
 enum Seat {
     Memory(Blob),
     Waiting { ticket: Ticket, own: bool },
+    Failed(FetchError),
     Taken,
 }
 
@@ -324,3 +371,6 @@ struct Departing {
     /// Bytes that a read takes; none where nobody waits.
     bytes: Option<u64>,
 }
+
+#[cfg(test)]
+mod tests;

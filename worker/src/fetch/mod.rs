@@ -331,3 +331,8 @@ impl Pending {
         Some((digest, outcome))
     }
 }
+
+#[cfg(test)]
+pub(crate) mod script;
+#[cfg(test)]
+mod tests;

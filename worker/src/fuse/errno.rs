@@ -12,6 +12,7 @@ pub(super) fn errno(error: &RootfsError) -> Errno {
         // The kernel asks for numbers that it was given, so this one is out of date.
         RootfsError::NoInode(_) => Errno::from_i32(libc::ESTALE),
         RootfsError::NoEntry => Errno::ENOENT,
+        RootfsError::NameTooLong => Errno::ENAMETOOLONG,
         RootfsError::NotADirectory => Errno::ENOTDIR,
         RootfsError::IsADirectory => Errno::EISDIR,
         RootfsError::NotALink | RootfsError::NotAFile => Errno::EINVAL,

@@ -277,7 +277,7 @@ impl fuser::Filesystem for Adapter {
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         self.guard("getxattr", || {
             if !self.rootfs.manifest().has_xattrs() {
-                // The kernel never asks again.
+                // The kernel never asks again; callers see EOPNOTSUPP.
                 return reply.error(Errno::ENOSYS);
             }
             let ino = self.rootfs.ino(ino.0);
@@ -288,11 +288,9 @@ impl fuser::Filesystem for Adapter {
         });
     }
 
+    /// Not ENOSYS where there are none: that would read as "not supported", not as "none".
     fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.guard("listxattr", || {
-            if !self.rootfs.manifest().has_xattrs() {
-                return reply.error(Errno::ENOSYS);
-            }
             match self.rootfs.ino(ino.0).and_then(|ino| self.rootfs.xattr_names(ino)) {
                 Ok(names) => reply_xattr(&names, size, reply),
                 Err(error) => reply.error(errno(&error)),

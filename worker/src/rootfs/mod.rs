@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use sway_core::blob::Blob;
-use sway_core::manifest::{ExtentSource, Ino, Inode, Manifest, Timestamp};
+use sway_core::manifest::{ExtentSource, Ino, Inode, Manifest, NAME_LEN_MAX, Timestamp};
 use sway_core::read_plan::{Slice, read_plan};
 
 use crate::account::RunAccount;
@@ -29,6 +29,9 @@ pub enum RootfsError {
     /// No such name in a directory.
     #[error("no such entry")]
     NoEntry,
+    /// A name that no directory can hold.
+    #[error("a name longer than {NAME_LEN_MAX} bytes")]
+    NameTooLong,
     /// An inode that has no entries.
     #[error("not a directory")]
     NotADirectory,
@@ -150,6 +153,9 @@ impl Rootfs {
         if !self.inode(directory)?.is_directory() {
             return Err(RootfsError::NotADirectory);
         }
+        if name.len() > NAME_LEN_MAX {
+            return Err(RootfsError::NameTooLong);
+        }
         let found = match name {
             b"." => Some(directory),
             b".." => self.manifest.parent(directory),
@@ -193,7 +199,8 @@ impl Rootfs {
         let dots = [(&b"."[..], directory), (b"..", parent)];
         let skip = usize::try_from(position).unwrap_or(usize::MAX);
         let all = dots.into_iter().chain(entries).skip(skip);
-        Ok((position + 1..).zip(all).map(|(next, (name, ino))| (next, ino, name)))
+        let following = position.saturating_add(1)..;
+        Ok(all.zip(following).map(|((name, ino), next)| (next, ino, name)))
     }
 
     /// The target of a symbolic link.
@@ -368,3 +375,5 @@ fn system_time(time: Timestamp) -> SystemTime {
         .unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
+#[cfg(test)]
+mod tests;

@@ -69,7 +69,7 @@ impl Sequences {
         if sequence.next - sequence.start < BELIEF_CHUNKS * self.chunk_len {
             return None;
         }
-        let next_chunk = sequence.next.next_multiple_of(self.chunk_len);
+        let next_chunk = sequence.next.div_ceil(self.chunk_len).saturating_mul(self.chunk_len);
         let from = sequence.ahead.max(next_chunk);
         if from - next_chunk > sequence.window / 2 * self.chunk_len {
             return None;

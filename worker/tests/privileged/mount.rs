@@ -341,7 +341,7 @@ async fn a_flipped_byte_on_disk_is_healed_and_never_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_server_cached_reads_go_on_and_others_end_in_eio_that_names_the_path() {
-    let deadline = Duration::from_secs(2);
+    let deadline = Duration::from_secs(6);
     let fixture = Fixture::new(Options { deadline, ..Options::default() });
     let zoo = zoo();
     let mount = fixture.mount(zoo.path()).await;
@@ -354,8 +354,9 @@ async fn without_a_server_cached_reads_go_on_and_others_end_in_eio_that_names_th
     let started = Instant::now();
     let error = read("large").await.unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EIO));
-    // The kernel asks twice: read-ahead first, then the page itself.
-    assert!(started.elapsed() < deadline * 3 + PATIENCE, "{:?}", started.elapsed());
+    // The kernel asks twice, for its read-ahead and then for the page: the second answer must
+    // not take as long again.
+    assert!(started.elapsed() < deadline * 2, "{:?}", started.elapsed());
     assert_eq!(read("small").await.unwrap(), b"hello\n");
     let messages = fixture.accounts.unattributed().messages();
     assert!(
@@ -363,7 +364,11 @@ async fn without_a_server_cached_reads_go_on_and_others_end_in_eio_that_names_th
         "{messages:?}"
     );
     fixture.store.set_down(false);
-    assert_eq!(read("large").await.unwrap(), fs::read(zoo.path().join("large")).unwrap());
+    let expected = fs::read(zoo.path().join("large")).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while read("large").await.ok().as_ref() != Some(&expected) {
+        assert!(Instant::now() < deadline, "the server is back and nobody noticed");
+    }
     drop(mount);
     fixture.end().await;
 }
