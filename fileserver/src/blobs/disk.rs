@@ -2,9 +2,10 @@
 //!
 //! A blob is written and verified in `DATA/tmp`, synced, renamed into place, and its directory
 //! synced, all before its upload is answered; so after a crash at any moment a name leads to a
-//! whole blob or to none. Many small blobs are synced together: a batch of more than a few costs
-//! one `syncfs` instead of a sync for each file (measured on ext4: 1,000 files of 8 KiB 0.04 s as
-//! against 0.16 s).
+//! whole blob or to none. The files of a batch are synced side by side, so that the filesystem
+//! commits many of them at once (1,000 files of 8 KiB on ext4, quiet and busy disk: one by one
+//! 0.16 to 4.0 s, by 16 threads 0.05 to 0.09 s; `syncfs` is as fast, but also waits for whatever
+//! other programs wrote).
 
 use std::collections::BTreeSet;
 use std::io::{self, BufWriter, Read, Seek as _, Write as _};
@@ -19,8 +20,8 @@ use tempfile::TempPath;
 use super::{Batch, BlobStore, Claim, StoreError, StoredBlob, UploadError, verified_copy};
 use crate::data::{DataDir, sync_dir};
 
-/// Up to so many files of a batch are synced one by one: `syncfs` also waits for what others wrote.
-const SYNCED_SINGLY_MAX: usize = 8;
+/// Threads that sync the files of one batch.
+const SYNC_THREADS: usize = 16;
 
 /// Blobs in a data directory.
 #[derive(Debug)]
@@ -125,14 +126,6 @@ impl DiskBatch<'_> {
         let len = FRAME_HEADER_LEN as u64 + u64::from(header.encoded_len);
         Ok((Staged { digest, file: path }, len))
     }
-
-    fn sync_files(&self) -> io::Result<()> {
-        if self.staged.len() <= SYNCED_SINGLY_MAX {
-            self.staged.iter().try_for_each(|staged| fs::File::open(&staged.file)?.sync_all())
-        } else {
-            sync_filesystem(&self.store.tmp)
-        }
-    }
 }
 
 impl Batch for DiskBatch<'_> {
@@ -149,7 +142,8 @@ impl Batch for DiskBatch<'_> {
 
     fn commit(self: Box<Self>) -> Result<UploadSummary, StoreError> {
         let mut summary = UploadSummary::default();
-        self.sync_files().map_err(StoreError::io("sync uploaded blobs"))?;
+        let files: Vec<&Path> = self.staged.iter().map(|staged| &*staged.file).collect();
+        sync_all(&files).map_err(StoreError::io("sync uploaded blobs"))?;
         let mut shards = BTreeSet::new();
         for staged in self.staged {
             let path = self.store.path(staged.digest);
@@ -164,20 +158,23 @@ impl Batch for DiskBatch<'_> {
             })?;
             shards.insert(path.parent().expect("a blob lies in a shard").to_owned());
         }
-        let synced = if shards.len() <= SYNCED_SINGLY_MAX {
-            shards.iter().try_for_each(|shard| sync_dir(shard))
-        } else {
-            sync_filesystem(&self.store.blobs)
-        };
-        synced.map_err(StoreError::io("sync blob directories"))?;
+        let shards: Vec<&Path> = shards.iter().map(|shard| &**shard).collect();
+        sync_all(&shards).map_err(StoreError::io("sync blob directories"))?;
         Ok(summary)
     }
 }
 
-fn sync_filesystem(dir: &Path) -> io::Result<()> {
-    let dir = fs::File::open(dir)?;
-    rustix::fs::syncfs(dir.file())?;
-    Ok(())
+/// Makes files or directories durable, side by side.
+fn sync_all(paths: &[&Path]) -> io::Result<()> {
+    let sync = |paths: &[&Path]| paths.iter().try_for_each(|path| fs::File::open(path)?.sync_all());
+    if paths.len() <= 1 {
+        return sync(paths);
+    }
+    std::thread::scope(|scope| {
+        let some = paths.chunks(paths.len().div_ceil(SYNC_THREADS));
+        let threads: Vec<_> = some.map(|some| scope.spawn(move || sync(some))).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().expect("syncing does not panic"))
+    })
 }
 
 #[cfg(test)]
