@@ -1,1 +1,487 @@
-//! placeholder
+//! Runs jobs: each in a fresh container, on an image's mount, strictly isolated.
+//!
+//! `bundle` decides what runc is told (with `user`, `program`, `skeleton`, `seccomp`, `ids`; all
+//! pure); [`Runner`] carries it out: `stage` mounts the rootfs, `runc` creates and starts the
+//! container, `supervise` watches it and moves its bytes, `cleanup` removes what was made. Who
+//! runs when is the queue's business.
+
+pub mod output;
+
+mod bundle;
+mod user;
+mod program;
+mod skeleton;
+mod seccomp;
+mod ids;
+mod kernel;
+mod stage;
+mod cgroup;
+mod network;
+mod runc;
+mod supervise;
+mod cleanup;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use sway_core::api::jobs::OutputStream;
+use sway_core::job::{Cause, JobSpec, Limits, Network};
+use sway_core::manifest::Manifest;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use self::bundle::{Host, Request};
+use self::cgroup::{Cgroup, Hierarchies};
+use self::ids::{IdMaps, IdRange, IdRanges};
+use self::output::OutputLog;
+use self::runc::{Ended, Runc, RuncError};
+use self::stage::Stage;
+use self::supervise::{Pipes, Watch};
+use self::user::{AccountFiles, User};
+use crate::account::{Accounts, CacheFigures, RunAccount};
+
+/// Above the mount points of all workers' containers.
+const ROOTFS_DIR: &str = "/run/sway";
+
+/// Bytes of `/etc/passwd` that are read.
+const ACCOUNT_FILE_LEN_MAX: usize = 1 << 20;
+
+/// An image, mounted.
+pub trait Rootfs: Send + Sync + std::fmt::Debug {
+    /// Its tree.
+    fn manifest(&self) -> &Arc<Manifest>;
+    /// Where it is mounted.
+    fn path(&self) -> &Path;
+    /// A file's bytes, at most `max`. Not through the kernel: no job waits for it.
+    fn read_file(&self, path: &str, max: usize) -> BoxFuture<'_, io::Result<Vec<u8>>>;
+}
+
+/// How jobs are run on this machine.
+#[derive(Clone, Debug)]
+pub struct RunnerConfig {
+    /// Directories of runs; the runner owns all that is in it.
+    pub dir: PathBuf,
+    /// Names this worker's cgroups and mount points: unique on the machine, the same after a
+    /// restart. Letters, digits and `-`.
+    pub worker_id: String,
+    /// The program.
+    pub runc: PathBuf,
+    /// Where runc keeps its state; the runner owns all that is in it.
+    pub runc_root: PathBuf,
+    /// Whether an image's user root stays root of its container (still without capabilities).
+    pub allow_container_root: bool,
+}
+
+/// One run to carry out.
+#[derive(Debug)]
+pub struct RunRequest {
+    /// Its number, unique among this worker's.
+    pub run_id: i64,
+    /// Its job; what the job sees as its host name.
+    pub job_id: String,
+    /// What to run.
+    pub spec: JobSpec,
+    /// What it may use.
+    pub limits: Limits,
+    /// The image. Kept until the run has ended.
+    pub mount: Arc<dyn Rootfs>,
+    /// Standard input, ended by the channel's end; an empty one where absent.
+    pub stdin: Option<mpsc::Receiver<Bytes>>,
+    /// Where output goes; ended with the run.
+    pub output: Arc<OutputLog>,
+    /// Ends the run.
+    pub cancel: CancellationToken,
+    /// To be told when the job's process has started.
+    pub started: oneshot::Sender<()>,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct RunOutcome {
+    /// Why.
+    pub cause: Cause,
+    /// The process's exit code, 128 + signal; 127 and 126 where the image has no such program.
+    pub exit_code: Option<i32>,
+    /// What to tell the user beside the cause.
+    pub message: Option<String>,
+    /// When the process was started; none where it never was, so that the job may run again.
+    pub started_at: Option<SystemTime>,
+    /// From then to its end.
+    pub duration: Duration,
+    /// To make the rootfs: owners, overlay, the job's files.
+    pub mount: Duration,
+    /// To create the container.
+    pub start: Duration,
+    /// From the process's start to its first output.
+    pub first_output: Option<Duration>,
+    /// Highest sample (every 50 ms) of anonymous and shared memory; the limit where it was hit.
+    pub memory_peak_bytes: Option<u64>,
+    /// What the run read.
+    pub figures: CacheFigures,
+    /// Whether stdout was cut at its limit.
+    pub stdout_truncated: bool,
+    /// Whether stderr was.
+    pub stderr_truncated: bool,
+}
+
+/// A run that did not get to its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    /// Not with this image or on this worker.
+    #[error("{0}")]
+    Refused(String),
+    /// The image lacks the program.
+    #[error("{0}")]
+    NotFound(String),
+    /// The program is none.
+    #[error("{0}")]
+    NotExecutable(String),
+    /// Somebody stopped it before it started.
+    #[error("cancelled before it started")]
+    Cancelled,
+    /// The worker could not prepare the container.
+    #[error("cannot {what}: {source}")]
+    Stage {
+        /// The step.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// runc could not.
+    #[error(transparent)]
+    Runc(#[from] RuncError),
+    /// The way out could not be made.
+    #[error(transparent)]
+    Network(#[from] network::NetworkError),
+}
+
+impl RunError {
+    /// What the run log says of it.
+    fn verdict(&self) -> (Cause, Option<i32>) {
+        match self {
+            Self::Refused(_) => (Cause::Policy, None),
+            // As shells have it.
+            Self::NotFound(_) => (Cause::Exited, Some(127)),
+            Self::NotExecutable(_) => (Cause::Exited, Some(126)),
+            Self::Cancelled => (Cause::Cancelled, None),
+            Self::Stage { .. } | Self::Runc(_) | Self::Network(_) => (Cause::Infrastructure, None),
+        }
+    }
+}
+
+/// A runner that can't be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what}: {source}")]
+pub struct RunnerError {
+    what: &'static str,
+    source: io::Error,
+}
+
+/// Carries runs out. Any number at once, up to the ranges of ids.
+#[derive(Debug)]
+pub struct Runner {
+    config: RunnerConfig,
+    runc: Runc,
+    accounts: Arc<Accounts>,
+    hierarchies: Hierarchies,
+    ids: Arc<IdRanges>,
+}
+
+/// One run while it goes on: what all of its steps need.
+struct Run {
+    container: String,
+    stage: Stage,
+    cgroup_path: String,
+    cgroup: Cgroup,
+    account: Arc<RunAccount>,
+}
+
+/// What is known of a run so far.
+#[derive(Debug, Default)]
+struct Report {
+    started_at: Option<SystemTime>,
+    duration: Duration,
+    mount: Duration,
+    start: Duration,
+    first_output: Option<Duration>,
+    memory_peak_bytes: Option<u64>,
+    /// What went wrong beside the run's end.
+    notes: Vec<String>,
+}
+
+impl Runner {
+    /// Makes the directories, and this process the parent of its containers' processes.
+    pub fn new(config: RunnerConfig, accounts: Arc<Accounts>) -> Result<Self, RunnerError> {
+        let step = |what| move |source| RunnerError { what, source };
+        let hierarchies = Hierarchies::detect().map_err(step("read this machine's cgroups"))?;
+        for directory in [&config.dir, &config.runc_root] {
+            fs_err::create_dir_all(directory).map_err(step("make the runner's directories"))?;
+        }
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .map_err(|error| RunnerError { what: "become a subreaper", source: error.into() })?;
+        let runc = Runc { program: config.runc.clone(), root: config.runc_root.clone() };
+        let ids = IdRanges::new(&config.worker_id);
+        Ok(Self { config, runc, accounts, hierarchies, ids })
+    }
+
+    /// Removes what a killed worker left: processes, cgroups, mounts, directories. Call it before
+    /// the first run.
+    pub async fn recover(&self) -> Result<(), RunnerError> {
+        let step = |what| move |source| RunnerError { what, source };
+        let parent = self.worker_cgroup();
+        for name in self.hierarchies.children(&parent) {
+            let cgroup = self.hierarchies.group(&format!("{parent}/{name}"));
+            if !cgroup.kill().await {
+                tracing::error!(cgroup = name, "processes of an earlier run survive");
+            }
+            cgroup.remove().map_err(step("remove an earlier run's cgroup"))?;
+            tracing::info!(cgroup = name, "removed an earlier run's cgroup");
+        }
+        let directories = [self.config.dir.clone(), self.rootfs_dir()];
+        let runc_root = self.config.runc_root.clone();
+        let removed = tokio::task::spawn_blocking(move || {
+            for directory in &directories {
+                cleanup::unmount_below(directory)?;
+            }
+            for directory in directories.iter().chain([&runc_root]) {
+                for entry in fs_err::read_dir(directory).into_iter().flatten() {
+                    fs_err::remove_dir_all(entry?.path())?;
+                }
+            }
+            Ok(())
+        });
+        let removed = removed.await.map_err(io::Error::other).and_then(|removed| removed);
+        removed.map_err(step("remove an earlier run's mounts and directories"))
+    }
+
+    /// Removes what is there for all runs. Call it after the last one.
+    pub fn shutdown(&self) {
+        let _ = fs_err::remove_dir(self.rootfs_dir());
+        if let Err(error) = self.hierarchies.group(&self.worker_cgroup()).remove() {
+            tracing::warn!(error = %error, "the worker's cgroup can't be removed");
+        }
+    }
+
+    fn worker_cgroup(&self) -> String {
+        format!("/sway/{}", self.config.worker_id)
+    }
+
+    fn rootfs_dir(&self) -> PathBuf {
+        Path::new(ROOTFS_DIR).join(&self.config.worker_id)
+    }
+
+    /// Runs a job to its end. When this returns, nothing of the run is left; it must not be
+    /// dropped before (cancel it instead).
+    pub async fn run(&self, request: RunRequest) -> RunOutcome {
+        let RunRequest { run_id, .. } = request;
+        let cgroup_path = format!("{}/run-{run_id}", self.worker_cgroup());
+        let run = Run {
+            container: format!("run-{run_id}"),
+            stage: Stage {
+                home: self.config.dir.join(run_id.to_string()),
+                rootfs: self.rootfs_dir().join(run_id.to_string()),
+            },
+            cgroup: self.hierarchies.group(&cgroup_path),
+            account: self.accounts.open(&cgroup_path),
+            cgroup_path,
+        };
+        let output = Arc::clone(&request.output);
+        let limits = request.limits;
+        // Waiting for the fileserver must not use the whole of the time that a job has.
+        run.account.bound_reads(Duration::from_millis(limits.timeout_ms) / 3);
+        let mut report = Report::default();
+        let range = Arc::new(self.ids.take().await);
+        let result = self.carry_out(request, &run, &range, &mut report).await;
+        let oom_kills = run.cgroup.oom_kills();
+        let failures =
+            cleanup::remove_run(&self.runc, &run.container, &run.cgroup, &run.stage).await;
+        drop(range);
+        self.accounts.close(&run.cgroup_path);
+        for failure in failures {
+            tracing::error!(run.id = run_id, error = failure, "a run is not cleaned up");
+        }
+        let (cause, exit_code) = match &result {
+            Ok((Some(cause), ended)) => (*cause, ended.map(Ended::exit_code)),
+            Ok((None, None)) => (Cause::Infrastructure, None),
+            Ok((None, Some(ended))) => {
+                let exit_code = ended.exit_code();
+                let starved = oom_kills > 0 && exit_code != 0;
+                (if starved { Cause::MemoryExceeded } else { Cause::Exited }, Some(exit_code))
+            }
+            Err(error) => error.verdict(),
+        };
+        if oom_kills > 0 {
+            report.memory_peak_bytes = Some(limits.memory_bytes);
+            if cause == Cause::Exited {
+                report.notes.push("the kernel killed a process that had no memory left".to_owned());
+            }
+        }
+        let mut messages = run.account.messages();
+        messages.extend(result.err().map(|error| error.to_string()));
+        messages.append(&mut report.notes);
+        for message in &messages {
+            if let Err(error) =
+                output.append_note(OutputStream::Stderr, &format!("sway: {message}\n"))
+            {
+                tracing::error!(run.id = run_id, error = %error, "a note is not on record");
+            }
+        }
+        output.end();
+        RunOutcome {
+            cause,
+            exit_code,
+            message: (!messages.is_empty()).then(|| messages.join("; ")),
+            started_at: report.started_at,
+            duration: report.duration,
+            mount: report.mount,
+            start: report.start,
+            first_output: report.first_output,
+            memory_peak_bytes: report.memory_peak_bytes,
+            figures: run.account.figures(),
+            stdout_truncated: output.is_cut(OutputStream::Stdout),
+            stderr_truncated: output.is_cut(OutputStream::Stderr),
+        }
+    }
+
+    /// From the request to the end of its process. The first value says who ended it, if it was
+    /// not the job itself.
+    async fn carry_out(
+        &self,
+        request: RunRequest,
+        run: &Run,
+        range: &Arc<IdRange>,
+        report: &mut Report,
+    ) -> Result<(Option<Cause>, Option<Ended>), RunError> {
+        let cancelled = || RunError::Cancelled;
+        let RunRequest { job_id, spec, limits, mount, stdin, output, cancel, started, .. } =
+            request;
+        let begun = Instant::now();
+        let user =
+            cancel.run_until_cancelled(self.user(mount.as_ref())).await.ok_or_else(cancelled)??;
+        let mut gids = vec![user.gid];
+        gids.extend(&user.additional_gids);
+        let ids = IdMaps::new(range.base(), mount.manifest(), user.uid, &gids)?;
+        let host_uid = ids.uids.outside(user.uid).unwrap_or_else(|| range.base());
+        let step = |what: &'static str| move |source| RunError::Stage { what, source };
+        let network = spec.network;
+        let (stdin_wanted, fail_on_limit) = (spec.stdin, spec.fail_on_output_limit);
+        let staging = {
+            let range = Arc::clone(range);
+            let (stage, cgroup) = (run.stage.clone(), run.cgroup_path.clone());
+            let host = Host {
+                unified: self.hierarchies.unified,
+                swap_limit: self.hierarchies.swap_limit(),
+            };
+            let mount = Arc::clone(&mount);
+            tokio::task::spawn_blocking(move || {
+                let manifest = Arc::clone(mount.manifest());
+                let hostname = hostname(&job_id);
+                let request = Request {
+                    spec: &spec,
+                    limits: &limits,
+                    manifest: &manifest,
+                    user: &user,
+                    ids: &ids,
+                    rootfs: &stage.rootfs,
+                    cgroup: &cgroup,
+                    hostname: &hostname,
+                    name_server: bundle::name_server(spec.network),
+                    host,
+                };
+                let bundle = bundle::plan(&request)?;
+                let namespace =
+                    range.user_namespace(&ids).map_err(step("make a user namespace"))?;
+                stage.make(&bundle, mount.path(), &ids, &namespace)
+            })
+        };
+        staging.await.map_err(|error| RunError::Stage {
+            what: "prepare the container",
+            source: io::Error::other(error),
+        })??;
+        report.mount = begun.elapsed();
+
+        let begun = Instant::now();
+        let (stdio, pipes) = Pipes::open(stdin_wanted.then_some(stdin).flatten(), host_uid)
+            .map_err(step("make the container's pipes"))?;
+        let container = cancel
+            .run_until_cancelled(self.runc.create(&run.container, &run.stage.home, stdio))
+            .await
+            .ok_or_else(cancelled)??;
+        let egress = match network {
+            Network::None => None,
+            Network::Isolated => {
+                let opening = network::Egress::open(container.pid());
+                Some(cancel.run_until_cancelled(opening).await.ok_or_else(cancelled)??)
+            }
+        };
+        if cancel.is_cancelled() {
+            return Err(RunError::Cancelled);
+        }
+        report.start = begun.elapsed();
+        let watch = Watch {
+            runc: &self.runc,
+            run,
+            container: &container,
+            limits: &limits,
+            cancel: &cancel,
+            fail_on_limit,
+            output,
+        };
+        let end = watch.to_the_end(pipes, started, report).await;
+        if let Some(egress) = egress {
+            egress.close().await;
+        }
+        Ok(end)
+    }
+
+    async fn user(&self, mount: &dyn Rootfs) -> Result<User, RunError> {
+        let config = mount.manifest().config();
+        let mut files = AccountFiles::default();
+        if user::needs_account_files(config) {
+            files.passwd = account_file(mount, "/etc/passwd").await?;
+            files.group = account_file(mount, "/etc/group").await?;
+        }
+        user::resolve(config, &files, self.config.allow_container_root)
+    }
+}
+
+/// A small text of the image; empty where it lacks it.
+async fn account_file(mount: &dyn Rootfs, path: &str) -> Result<String, RunError> {
+    if mount.manifest().resolve_following(path.as_bytes()).is_none() {
+        return Ok(String::new());
+    }
+    let bytes = mount.read_file(path, ACCOUNT_FILE_LEN_MAX).await;
+    let bytes =
+        bytes.map_err(|source| RunError::Stage { what: "read the image's users", source })?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A job's id as a host name: its letters, digits and `-`, at most 63 of them.
+fn hostname(job_id: &str) -> String {
+    let sound = |c: &char| c.is_ascii_alphanumeric() || *c == '-';
+    let name: String = job_id.chars().filter(sound).take(63).collect();
+    if name.is_empty() { "job".to_owned() } else { name }
+}
+
+/// How the owners of an image's files are shifted into a job's range on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdmapSupport {
+    /// By the kernel: idmapped mounts of FUSE (Linux 6.12 and later).
+    Kernel,
+    /// Not by this kernel.
+    Missing,
+}
+
+/// What this machine's kernel does.
+pub fn idmap_support() -> IdmapSupport {
+    let release = fs_err::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) if (major, minor) >= (6, 12) => IdmapSupport::Kernel,
+        _ => IdmapSupport::Missing,
+    }
+}

@@ -1,0 +1,247 @@
+//! From a job and an image to an OCI bundle: what runc is told, and what lies above the image.
+//!
+//! Pure, and the place where isolation is decided; each line's reason is in `docs/security.md`,
+//! with the test that tries to break it.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use sway_core::job::{JobSpec, Limits, Network};
+use sway_core::manifest::Manifest;
+
+use super::RunError;
+use super::ids::IdMaps;
+use super::program::{self, Process};
+use super::seccomp;
+use super::skeleton::{Owner, Skeleton, names};
+use super::user::User;
+
+/// Docker's default.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Bytes of `/dev/shm` at most; they count against the job's memory like all of its tmpfs.
+const SHM_BYTES: u64 = 64 << 20;
+
+/// Bytes of a tmpfs per inode that it may have: filling it with empty files must not cost the
+/// kernel more than filling it with bytes.
+const TMPFS_BYTES_PER_INODE: u64 = 4096;
+
+/// Length of a period of the CPU quota, in microseconds: the kernel's default.
+const CPU_PERIOD_US: u64 = 100_000;
+
+/// Tasks that runc itself needs in the container until it starts the job's program.
+pub(crate) const RUNC_TASKS: u32 = 24;
+
+/// All kinds of namespaces that runc 1.1 knows.
+const NAMESPACES: [&str; 7] = ["user", "pid", "ipc", "uts", "mount", "network", "cgroup"];
+
+/// What the host can limit.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Host {
+    /// cgroup v2, alone.
+    pub(crate) unified: bool,
+    /// Swap can be limited; where it can't, there is either none or it is unlimited.
+    pub(crate) swap_limit: bool,
+}
+
+/// A job and all that is decided about it before it is planned.
+#[derive(Debug)]
+pub(crate) struct Request<'a> {
+    pub(crate) spec: &'a JobSpec,
+    pub(crate) limits: &'a Limits,
+    pub(crate) manifest: &'a Manifest,
+    pub(crate) user: &'a User,
+    pub(crate) ids: &'a IdMaps,
+    /// Where the rootfs will be mounted.
+    pub(crate) rootfs: &'a Path,
+    pub(crate) cgroup: &'a str,
+    pub(crate) hostname: &'a str,
+    /// The name server that the job can reach.
+    pub(crate) name_server: Option<Ipv4Addr>,
+    pub(crate) host: Host,
+}
+
+/// What is to be carried out.
+#[derive(Debug)]
+pub(crate) struct Bundle<'a> {
+    /// `config.json`.
+    pub(crate) config: Value,
+    pub(crate) skeleton: Skeleton<'a>,
+}
+
+/// Plans a job.
+pub(crate) fn plan<'a>(request: &Request<'a>) -> Result<Bundle<'a>, RunError> {
+    let mut skeleton = Skeleton::new(request.manifest);
+    for directory in ["/proc", "/dev"] {
+        skeleton.directory_with(&names(directory), 0o755)?;
+    }
+    // runc 1.1 takes the mode of a tmpfs from the directory that it covers.
+    skeleton.directory_with(&names("/tmp"), 0o1777)?;
+    let etc = skeleton.canonical("/etc").unwrap_or_else(|| names("/etc"));
+    let hostname = request.hostname;
+    for (name, content) in [
+        ("hostname", format!("{hostname}\n")),
+        ("hosts", format!("127.0.0.1 localhost {hostname}\n::1 localhost\n")),
+        ("resolv.conf", resolv_conf(request.name_server)),
+    ] {
+        let at = [etc.as_slice(), &[name.as_bytes().to_vec()]].concat();
+        skeleton.file(&at, content.into_bytes(), 0o644, Owner::ROOT)?;
+    }
+    let env = environment(request);
+    let search = env.iter().find_map(|(name, value)| (name == "PATH").then_some(value.as_str()));
+    let owner = Owner { uid: request.user.uid, gid: request.user.gid };
+    let process = program::plan(
+        request.spec,
+        request.manifest,
+        search.unwrap_or_default(),
+        owner,
+        &mut skeleton,
+    )?;
+    Ok(Bundle { config: config(request, &process, &env), skeleton })
+}
+
+fn resolv_conf(name_server: Option<Ipv4Addr>) -> String {
+    match name_server {
+        Some(address) => format!("nameserver {address}\n"),
+        None => "# no network\n".to_owned(),
+    }
+}
+
+/// The job's environment: the image's, then what is missing of the defaults, then the caller's.
+fn environment(request: &Request<'_>) -> Vec<(String, String)> {
+    let image = request.manifest.config().env.iter();
+    let mut env: Vec<(String, String)> = image
+        .filter(|pair| !pair.contains('\0'))
+        .filter_map(|pair| pair.split_once('='))
+        .filter(|(name, _)| !name.is_empty())
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    // Numeric libraries start a thread per core of the host, not of the job.
+    let threads = request.limits.cpus_milli.div_ceil(1000).max(1).to_string();
+    for (name, value) in [
+        ("PATH", PATH),
+        ("HOME", home(request)),
+        ("HOSTNAME", request.hostname),
+        ("PYTHONUNBUFFERED", "1"),
+        ("PYTHONDONTWRITEBYTECODE", "1"),
+        ("OMP_NUM_THREADS", &threads),
+        ("OPENBLAS_NUM_THREADS", &threads),
+        ("MKL_NUM_THREADS", &threads),
+    ] {
+        if !env.iter().any(|(other, _)| other == name) {
+            env.push((name.to_owned(), value.to_owned()));
+        }
+    }
+    for (name, value) in &request.spec.env {
+        env.retain(|(other, _)| other != name);
+        env.push((name.clone(), value.clone()));
+    }
+    env
+}
+
+/// A directory that exists: the user's own if the image has it, else `/tmp`, which can be written.
+fn home<'a>(request: &Request<'a>) -> &'a str {
+    let own = request.user.home.as_deref().filter(|home| {
+        let found = request.manifest.resolve_following(home.as_bytes());
+        let inode = found.and_then(|ino| request.manifest.inode(ino));
+        home.starts_with('/') && inode.is_some_and(|inode| inode.is_directory())
+    });
+    own.unwrap_or("/tmp")
+}
+
+fn config(request: &Request<'_>, process: &Process, env: &[(String, String)]) -> Value {
+    let Limits { memory_bytes, cpus_milli, pids, tmp_bytes, .. } = *request.limits;
+    let User { uid, gid, additional_gids, .. } = request.user;
+    let env: Vec<String> = env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let none: [&str; 0] = [];
+    // A file on a tmpfs can't be longer than it; this bounds what is sparse.
+    let file_bytes = tmp_bytes.max(SHM_BYTES) + (1 << 20);
+    let mut resources = json!({
+        "devices": [{"allow": false, "access": "rwm"}],
+        "memory": {"limit": memory_bytes},
+        "cpu": {"quota": u64::from(cpus_milli) * CPU_PERIOD_US / 1000, "period": CPU_PERIOD_US},
+        "pids": {"limit": pids.max(RUNC_TASKS)},
+    });
+    if request.host.swap_limit {
+        // Memory and swap together: no swap beyond the limit.
+        resources["memory"]["swap"] = json!(memory_bytes);
+    }
+    if request.host.unified {
+        // Who exceeds the limit ends as a whole.
+        resources["unified"] = json!({"memory.oom.group": "1"});
+    }
+    json!({
+        "ociVersion": "1.0.2",
+        "root": {"path": request.rootfs, "readonly": true},
+        "hostname": request.hostname,
+        "process": {
+            "terminal": false,
+            "user": {"uid": uid, "gid": gid, "additionalGids": additional_gids, "umask": 0o022},
+            "args": process.argv,
+            "env": env,
+            "cwd": process.cwd,
+            "noNewPrivileges": true,
+            "oomScoreAdj": 500,
+            "capabilities": {
+                "bounding": none, "effective": none, "inheritable": none, "permitted": none,
+                "ambient": none,
+            },
+            "rlimits": [
+                {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
+                {"type": "RLIMIT_NOFILE", "soft": 1024, "hard": 4096},
+                {"type": "RLIMIT_FSIZE", "soft": file_bytes, "hard": file_bytes},
+            ],
+        },
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc",
+             "options": ["nosuid", "nodev", "noexec"]},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+             "options": ["nosuid", "noexec", "strictatime", "mode=755", "size=64k"]},
+            {"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+             "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5",
+                         "max=64"]},
+            {"destination": "/dev/shm", "type": "tmpfs", "source": "tmpfs",
+             "options": tmpfs(SHM_BYTES.min(memory_bytes), &["nosuid", "nodev", "noexec"])},
+            {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs",
+             "options": tmpfs(tmp_bytes, &["nosuid", "nodev"])},
+        ],
+        "linux": {
+            "namespaces": NAMESPACES.map(|kind| json!({"type": kind})),
+            "uidMappings": request.ids.uids.json(),
+            "gidMappings": request.ids.gids.json(),
+            "cgroupsPath": request.cgroup,
+            "resources": resources,
+            "seccomp": seccomp::profile(),
+            "rootfsPropagation": "rprivate",
+            "maskedPaths": [
+                "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kallsyms", "/proc/kcore",
+                "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi",
+                "/proc/timer_list", "/proc/timer_stats", "/proc/vmallocinfo",
+            ],
+            "readonlyPaths": [
+                "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger",
+            ],
+        },
+    })
+}
+
+/// Options of a bounded tmpfs that everybody may write to.
+fn tmpfs(bytes: u64, flags: &[&str]) -> Vec<String> {
+    let inodes = (bytes / TMPFS_BYTES_PER_INODE).max(16);
+    let mut options: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
+    options.extend([
+        "mode=1777".to_owned(),
+        format!("size={bytes}"),
+        format!("nr_inodes={inodes}"),
+    ]);
+    options
+}
+
+/// Whether a job with such a network can be planned at all, and its name server.
+pub(crate) fn name_server(network: Network) -> Option<Ipv4Addr> {
+    match network {
+        Network::None => None,
+        Network::Isolated => Some(super::network::NAME_SERVER),
+    }
+}

@@ -1,0 +1,216 @@
+//! The `runc` command: containers are created, started and deleted through it and nothing else.
+//!
+//! A container's first process becomes the worker's own child when `runc create` exits, because
+//! the worker is a child subreaper. So the worker waits for it through a pidfd and learns exactly
+//! how it ended; no runc process stays while a job runs.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+use tokio::io::unix::AsyncFd;
+use tokio::process::Command;
+
+use super::kernel;
+
+/// What one runc command may take; 20 ms is usual, a machine out of memory needs more.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Bytes of runc's own log that are read: its last line tells what went wrong.
+const LOG_LEN_MAX: u64 = 64 << 10;
+
+/// A runc command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RuncError {
+    /// It can't be started at all.
+    #[error("cannot start {}", .runc.display())]
+    Start {
+        /// The program.
+        runc: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It said no.
+    #[error("runc {command} failed: {message}")]
+    Failed {
+        /// Its subcommand.
+        command: &'static str,
+        /// The last error of its log.
+        message: String,
+    },
+    /// It took too long.
+    #[error("runc {command} did not end within {} s", COMMAND_DEADLINE.as_secs())]
+    Timeout {
+        /// Its subcommand.
+        command: &'static str,
+    },
+    /// The container's process can't be watched.
+    #[error("cannot watch the container's process")]
+    Watch(#[source] io::Error),
+}
+
+/// Where runc is, and where it keeps its state.
+#[derive(Clone, Debug)]
+pub(crate) struct Runc {
+    pub(crate) program: PathBuf,
+    /// `--root`.
+    pub(crate) root: PathBuf,
+}
+
+/// The three ends that a container's process gets.
+#[derive(Debug)]
+pub(crate) struct ContainerStdio {
+    pub(crate) stdin: Stdio,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+}
+
+impl Runc {
+    /// Creates the container `id` from the bundle directory: everything is set up, its program is
+    /// not started.
+    pub(crate) async fn create(
+        &self,
+        id: &str,
+        bundle: &Path,
+        stdio: ContainerStdio,
+    ) -> Result<Container, RuncError> {
+        let pid_file = bundle.join("pid");
+        let log = bundle.join("runc.log");
+        let mut command = self.command();
+        command.arg("--log").arg(&log).args(["--log-format", "json", "create", "--bundle"]);
+        command.arg(bundle).arg("--pid-file").arg(&pid_file).arg(id);
+        command.stdin(stdio.stdin).stdout(stdio.stdout).stderr(stdio.stderr);
+        self.run(command, "create", Some(&log)).await?;
+        Container::watch(&pid_file).map_err(RuncError::Watch)
+    }
+
+    /// Starts the program of a created container.
+    pub(crate) async fn start(&self, id: &str, bundle: &Path) -> Result<(), RuncError> {
+        let log = bundle.join("runc-start.log");
+        let mut command = self.command();
+        command.arg("--log").arg(&log).args(["--log-format", "json", "start", id]);
+        self.run(quiet(command), "start", Some(&log)).await
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        // Nothing of the worker's environment, such as its token, is any of runc's business.
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.arg("--root").arg(&self.root).kill_on_drop(true);
+        command
+    }
+
+    async fn run(
+        &self,
+        mut command: Command,
+        name: &'static str,
+        log: Option<&Path>,
+    ) -> Result<(), RuncError> {
+        let start = |source| RuncError::Start { runc: self.program.clone(), source };
+        let mut child = command.spawn().map_err(start)?;
+        // The ends of the container's pipes are in `command`: end of file must not wait for us.
+        drop(command);
+        let status = tokio::time::timeout(COMMAND_DEADLINE, child.wait())
+            .await
+            .map_err(|_| RuncError::Timeout { command: name })?
+            .map_err(start)?;
+        if status.success() {
+            return Ok(());
+        }
+        let message = log.and_then(last_error).unwrap_or_else(|| status.to_string());
+        Err(RuncError::Failed { command: name, message })
+    }
+}
+
+fn quiet(mut command: Command) -> Command {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// The message of the last error in a log of JSON lines.
+fn last_error(log: &Path) -> Option<String> {
+    use std::io::Read as _;
+    let mut text = String::new();
+    fs_err::File::open(log).ok()?.take(LOG_LEN_MAX).read_to_string(&mut text).ok()?;
+    text.lines().rev().find_map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).ok()?;
+        let level = line.get("level")?.as_str()?;
+        let message = line.get("msg")?.as_str()?;
+        matches!(level, "error" | "fatal").then(|| message.to_owned())
+    })
+}
+
+/// How a container's process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Exited(i32),
+    Signalled(i32),
+}
+
+impl Ended {
+    /// As shells have it: 128 + signal.
+    pub(crate) fn exit_code(self) -> i32 {
+        match self {
+            Self::Exited(code) => code,
+            Self::Signalled(signal) => 128 + signal,
+        }
+    }
+}
+
+/// A container's first process, a child of ours.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pid: Pid,
+    pidfd: AsyncFd<OwnedFd>,
+}
+
+impl Container {
+    fn watch(pid_file: &Path) -> io::Result<Self> {
+        let text = fs_err::read_to_string(pid_file)?;
+        let pid = text.trim().parse().ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| io::Error::other(format!("not a pid: {text:?}")))?;
+        // A child's pid is not used again before it is waited for, so this is the one.
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
+        let pidfd = kernel::readiness(pidfd)?;
+        Ok(Self { pid, pidfd })
+    }
+
+    /// Its process id on the host.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Kills it, and with it everything in its pid namespace.
+    pub(crate) fn kill(&self) {
+        if let Err(error) = rustix::process::pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL)
+            && error != rustix::io::Errno::SRCH
+        {
+            tracing::error!(pid = self.pid(), error = %error, "a container can't be killed");
+        }
+    }
+
+    /// Waits for its end. May be called again where it was dropped before it was ready.
+    pub(crate) async fn wait(&self) -> io::Result<Ended> {
+        use std::os::fd::AsFd as _;
+        loop {
+            let mut ready = self.pidfd.readable().await?;
+            let id = WaitId::PidFd(self.pidfd.get_ref().as_fd());
+            let flags = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+            match rustix::process::waitid(id, flags) {
+                Ok(Some(status)) => {
+                    return match (status.exit_status(), status.terminating_signal()) {
+                        (Some(code), _) => Ok(Ended::Exited(code)),
+                        (None, Some(signal)) => Ok(Ended::Signalled(signal)),
+                        (None, None) => Err(io::Error::other("neither exited nor killed")),
+                    };
+                }
+                Ok(None) => ready.clear_ready(),
+                Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}

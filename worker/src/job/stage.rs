@@ -1,0 +1,106 @@
+//! The place of one run on the host: its directories and mounts, made and removed as one.
+//!
+//! ```text
+//! jobs/<run>/skeleton     upper layer (see `skeleton`)
+//! jobs/<run>/image        the image with shifted owners, only until the overlay holds it
+//! jobs/<run>/             config.json, runc's pid file and log
+//! /run/sway/<worker>/<run>  the overlay: what the container calls /
+//! ```
+//!
+//! The overlay lies outside the data directory because the container's root user, a stranger to
+//! the host, must be able to walk the path to it; a data directory may be closed to others.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use super::RunError;
+use super::bundle::Bundle;
+use super::ids::IdMaps;
+use super::kernel;
+
+/// Directories of one run.
+#[derive(Clone, Debug)]
+pub(crate) struct Stage {
+    /// What runc is given as bundle; for the worker alone.
+    pub(crate) home: PathBuf,
+    /// The mounted rootfs.
+    pub(crate) rootfs: PathBuf,
+}
+
+impl Stage {
+    /// Makes directories and mounts. What it made before an error stays for [`Stage::remove`].
+    /// Blocks.
+    pub(crate) fn make(
+        &self,
+        bundle: &Bundle<'_>,
+        image: &Path,
+        ids: &IdMaps,
+        namespace: &OwnedFd,
+    ) -> Result<(), RunError> {
+        let step = |what: &'static str| move |source| RunError::Stage { what, source };
+        let (skeleton, shifted) = (self.home.join("skeleton"), self.home.join("image"));
+        for path in [&self.home, &skeleton, &shifted] {
+            DirBuilder::new()
+                .mode(0o700)
+                .create(path)
+                .map_err(step("make the run's directories"))?;
+        }
+        fs_err::create_dir_all(&self.rootfs).map_err(step("make the run's mount point"))?;
+        bundle.skeleton.write(&skeleton, ids).map_err(step("write the job's own files"))?;
+        fs_err::write(self.home.join("config.json"), bundle.config.to_string())
+            .map_err(step("write the bundle"))?;
+        kernel::bind_idmapped(image, &shifted, namespace.as_fd())
+            .map_err(step("map the image's owners (needs Linux 6.12 for FUSE)"))?;
+        overlay(&skeleton, &shifted, &self.rootfs).map_err(step("mount the job's overlay"))?;
+        // The overlay has its own reference.
+        unmount(&shifted).map_err(step("unmount the image from the run"))
+    }
+
+    /// Removes all of it, whatever there is. Blocks.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        unmount(&self.rootfs)?;
+        unmount(&self.home.join("image"))?;
+        for result in [fs_err::remove_dir(&self.rootfs), fs_err::remove_dir_all(&self.home)] {
+            match result {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A read-only overlay: no upper directory, so nothing can be written.
+fn overlay(skeleton: &Path, image: &Path, target: &Path) -> io::Result<()> {
+    // xino: one device number for files and directories. The others: nothing in an image may
+    // redirect a lookup.
+    let options = format!(
+        "lowerdir={}:{},xino=on,redirect_dir=nofollow,metacopy=off",
+        escaped(skeleton)?,
+        escaped(image)?
+    );
+    let options = std::ffi::CString::new(options)?;
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    Ok(rustix::mount::mount("overlay", target, "overlay", flags, options.as_c_str())?)
+}
+
+/// A path as overlayfs reads it within its options.
+fn escaped(path: &Path) -> io::Result<String> {
+    let path = path
+        .to_str()
+        .ok_or_else(|| io::Error::other(format!("{} is not UTF-8", path.display())))?;
+    Ok(path.replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,"))
+}
+
+/// Detaches a mount. Where there is none, that is fine.
+pub(crate) fn unmount(at: &Path) -> io::Result<()> {
+    match rustix::mount::unmount(at, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
