@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -28,6 +28,7 @@ pub struct RunAccount {
     counters: Counters,
     doomed: CancellationToken,
     messages: Mutex<Vec<String>>,
+    read_deadline: OnceLock<Duration>,
 }
 
 #[derive(Debug, Default)]
@@ -88,6 +89,16 @@ impl RunAccount {
             fetches: read(&self.counters.fetches),
             fetched_bytes: read(&self.counters.fetched_bytes),
         }
+    }
+
+    /// Bounds how long a read of this run may wait, below the worker's own deadline; once.
+    pub fn bound_reads(&self, deadline: Duration) {
+        let _ = self.read_deadline.set(deadline);
+    }
+
+    /// How long a read may wait where the worker allows `usual`.
+    pub fn read_deadline(&self, usual: Duration) -> Duration {
+        self.read_deadline.get().map_or(usual, |own| usual.min(*own))
     }
 
     /// Notes why a read failed, for the job's log: the path and the reason.
