@@ -6,6 +6,8 @@ mod cli;
 mod commands;
 mod config;
 mod context;
+mod export;
+mod project;
 mod program;
 mod follow;
 mod interrupt;
@@ -25,6 +27,7 @@ use crate::cli::{Cli, Command};
 use crate::config::Settings;
 use crate::context::Context;
 use crate::exit_code::ExitCode;
+use crate::follow::NoReader;
 use crate::output::Output;
 
 fn main() -> process::ExitCode {
@@ -93,5 +96,6 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    let io_error = error.downcast_ref::<io::Error>();
+    error.is::<NoReader>() || io_error.is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }

@@ -42,7 +42,7 @@ pub enum LayerError {
     #[error(transparent)]
     Entry(#[from] EntryError),
     /// An entry that leads out of the image.
-    #[error("the archive has an entry that leads out of the image: {}", .0.escape_ascii())]
+    #[error("the archive has an entry with {}, out of the image: {}", way_out(.0), .0.escape_ascii())]
     Escapes(Vec<u8>),
     /// An entry with a name that no filesystem has, or that makes no sense.
     #[error("the archive's entry {} can't be applied: {reason}", .path.escape_ascii())]
@@ -55,6 +55,10 @@ pub enum LayerError {
     /// The caller of [`read_layer`] wants no more.
     #[error("reading the layer was stopped")]
     Stopped,
+}
+
+fn way_out(path: &[u8]) -> &'static str {
+    if path.starts_with(b"/") { "an absolute path" } else { "a path that has .." }
 }
 
 fn refused<T>(path: &[u8], reason: impl Into<String>) -> Result<T, LayerError> {
