@@ -10,10 +10,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use sway_core::digest::Digest;
 use tokio_util::sync::CancellationToken;
 
 /// Messages kept for one run: the first ones tell the story.
 const MESSAGES_MAX: usize = 16;
+
+/// Blobs remembered of one run that it waited for in vain.
+const GIVEN_UP_MAX: usize = 1024;
 
 /// Remembered processes: bounds memory; the map is emptied when it is full.
 const PIDS_MAX: usize = 4096;
@@ -29,6 +33,8 @@ pub struct RunAccount {
     doomed: CancellationToken,
     messages: Mutex<Vec<String>>,
     read_deadline: OnceLock<Duration>,
+    /// Blobs that this run waited for in vain, and when.
+    given_up: Mutex<HashMap<Digest, Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -99,6 +105,21 @@ impl RunAccount {
     /// How long a read may wait where the worker allows `usual`.
     pub fn read_deadline(&self, usual: Duration) -> Duration {
         self.read_deadline.get().map_or(usual, |own| usual.min(*own))
+    }
+
+    /// Notes that this run waited for a blob in vain.
+    pub fn give_up(&self, blob: Digest) {
+        let mut given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
+        if given_up.len() >= GIVEN_UP_MAX {
+            given_up.clear();
+        }
+        given_up.insert(blob, Instant::now());
+    }
+
+    /// Whether this run waited for a blob in vain within the last `recent`.
+    pub fn gave_up(&self, blob: Digest, recent: Duration) -> bool {
+        let given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
+        given_up.get(&blob).is_some_and(|at| at.elapsed() < recent)
     }
 
     /// Notes why a read failed, for the job's log: the path and the reason.

@@ -47,7 +47,7 @@ impl Worker {
         adjust: impl FnOnce(&mut Config),
     ) -> Self {
         let shutdown = CancellationToken::new();
-        let fileserver = fileserver(data.path(), shutdown.clone()).await;
+        let fileserver = fileserver(shutdown.clone()).await;
         let url = format!("http://{fileserver}").parse().unwrap();
         let mut config = Config::new(data.path().to_owned(), url);
         config.token = Some(TOKEN.to_owned());
@@ -176,13 +176,17 @@ impl Request {
 }
 
 /// A fileserver with `scipy` in the library, `own` of ada, `secret` of bob.
-async fn fileserver(data: &Path, shutdown: CancellationToken) -> SocketAddr {
+async fn fileserver(shutdown: CancellationToken) -> SocketAddr {
     let token = Token::parse(TOKEN).unwrap();
-    let config = sway_fileserver::Config::new(data.join("fileserver"), token);
+    let data = tempfile::tempdir().unwrap();
+    let config = sway_fileserver::Config::new(data.path().to_owned(), token);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     #[expect(clippy::disallowed_methods, reason = "ends with the worker")]
-    tokio::spawn(sway_fileserver::run(config, listener, shutdown));
+    tokio::spawn(async move {
+        sway_fileserver::run(config, listener, shutdown).await.unwrap();
+        drop(data);
+    });
     let mut config = ClientConfig::new(format!("http://{addr}").parse().unwrap());
     config.token = Some(TOKEN.to_owned());
     let client = Client::new(&config).unwrap();
@@ -192,7 +196,7 @@ async fn fileserver(data: &Path, shutdown: CancellationToken) -> SocketAddr {
         ("images/bob/secret:latest", "secret"),
     ] {
         let digest = Digest::of(content.as_bytes());
-        client.blobs().put(digest, content.as_bytes()).await.unwrap();
+        client.blobs().put(content.as_bytes()).await.unwrap();
         client.refs().put(&name.parse().unwrap(), digest, Expect::Any).await.unwrap();
     }
     addr

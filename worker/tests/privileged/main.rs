@@ -7,3 +7,4 @@
 mod mount;
 mod mount_fixture;
 mod mount_random;
+mod worker;

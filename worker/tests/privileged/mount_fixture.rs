@@ -40,6 +40,11 @@ impl Store {
         digest
     }
 
+    /// All blobs, raw.
+    pub(crate) fn all(&self) -> Vec<Vec<u8>> {
+        self.blobs.lock().unwrap().values().cloned().collect()
+    }
+
     /// Refuses connections from now on, or no more.
     pub(crate) fn set_down(&self, down: bool) {
         self.down.store(down, Ordering::SeqCst);

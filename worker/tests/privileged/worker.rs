@@ -1,0 +1,370 @@
+//! A whole worker: its program, a real fileserver, real mounts, real containers, through HTTP.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::{SinkExt as _, StreamExt as _};
+use sha2::{Digest as _, Sha256};
+use sway_client::refs::Expect;
+use sway_client::{Client, ClientConfig};
+use sway_core::api::jobs::{JobEvent, JobView, OutputStream, RunView};
+use sway_core::job::{Cause, JobFile, JobSpec, JobState, LimitsRequest, Network, Program};
+use sway_server::token::Token;
+use tokio_util::sync::CancellationToken;
+
+use crate::mount_fixture::{Store, export, mounted_below};
+
+/// Longer than anything takes, even on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const TOKEN: &str = "test-token";
+
+/// A worker process and its fileserver; both end with it.
+struct Site {
+    data: tempfile::TempDir,
+    fileserver: FileserverHandle,
+    worker: Child,
+    url: String,
+}
+
+struct FileserverHandle {
+    addr: std::net::SocketAddr,
+    shutdown: CancellationToken,
+    ended: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.fileserver.shutdown.cancel();
+        terminate(&mut self.worker);
+    }
+}
+
+fn terminate(worker: &mut Child) {
+    let pid = nix::unistd::Pid::from_raw(worker.id().try_into().unwrap());
+    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+    let _ = worker.wait();
+}
+
+impl Site {
+    /// With the image `tiny` stored for all.
+    async fn start() -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let fileserver = start_fileserver(&data.path().join("fileserver"), None).await;
+        store_image(&fileserver).await;
+        let (worker, url) = start_worker(data.path(), &fileserver, &["--max-concurrent-jobs", "8"]);
+        let site = Self { data, fileserver, worker, url };
+        site.ready().await;
+        site
+    }
+
+    async fn ready(&self) {
+        let begun = Instant::now();
+        while self.client().health().await.is_err() {
+            assert!(begun.elapsed() < PATIENCE, "the worker does not come up");
+        }
+    }
+
+    fn client(&self) -> Client {
+        client(&self.url)
+    }
+
+    fn worker_dir(&self) -> PathBuf {
+        self.data.path().join("worker")
+    }
+
+    fn kill(&mut self) {
+        self.worker.kill().unwrap();
+        self.worker.wait().unwrap();
+    }
+
+    async fn restart(&mut self) {
+        (self.worker, self.url) = start_worker(self.data.path(), &self.fileserver, &[]);
+        self.ready().await;
+    }
+}
+
+fn client(url: &str) -> Client {
+    let mut config = ClientConfig::new(url.parse().unwrap());
+    config.token = Some(TOKEN.to_owned());
+    config.user = Some("ada".parse().unwrap());
+    Client::new(&config).unwrap()
+}
+
+async fn start_fileserver(data: &Path, port: Option<u16>) -> FileserverHandle {
+    let token = Token::parse(TOKEN).unwrap();
+    let config = sway_fileserver::Config::new(data.to_owned(), token);
+    let listener = TcpListener::bind(("127.0.0.1", port.unwrap_or(0))).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let shutdown = CancellationToken::new();
+    let stop = shutdown.clone();
+    #[expect(clippy::disallowed_methods, reason = "`Site` waits for it")]
+    let ended = tokio::spawn(async move {
+        sway_fileserver::run(config, listener, stop).await.unwrap();
+    });
+    FileserverHandle { addr, shutdown, ended }
+}
+
+fn start_worker(data: &Path, fileserver: &FileserverHandle, more: &[&str]) -> (Child, String) {
+    // Free a moment ago; nobody else takes ports of this range by number.
+    let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let worker = Command::new(env!("CARGO_BIN_EXE_sway-worker"))
+        .args(["--data", data.join("worker").to_str().unwrap()])
+        .args(["--listen", &addr.to_string()])
+        .args(["--fileserver", &format!("http://{}", fileserver.addr)])
+        .args(more)
+        .env("SWAY_TOKEN", TOKEN)
+        .env("SWAY_LOG", "warn")
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    (worker, format!("http://{addr}"))
+}
+
+/// The shell and some programs of this machine, with the libraries that they need.
+async fn store_image(fileserver: &FileserverHandle) {
+    let root = tempfile::tempdir().unwrap();
+    for program in ["sh", "cat", "sleep", "id", "seq", "head", "true"] {
+        let path = ["/bin", "/usr/bin"].map(|dir| Path::new(dir).join(program));
+        let path = path.iter().find(|path| path.exists()).unwrap();
+        copy(path, root.path());
+        let listed = Command::new("ldd").arg(path).output().unwrap().stdout;
+        let listed = String::from_utf8(listed).unwrap();
+        for library in listed.split_whitespace().filter(|word| word.starts_with('/')) {
+            copy(Path::new(library), root.path());
+        }
+    }
+    // Read by nothing but the test that wants a read to wait.
+    fs::write(root.path().join("unread"), vec![7; 300_000]).unwrap();
+    for dir in ["tmp", "proc", "dev", "etc"] {
+        fs::create_dir(root.path().join(dir)).unwrap();
+    }
+    let store = Store::default();
+    let manifest = export(root.path(), &store);
+    let client = client(&format!("http://{}", fileserver.addr));
+    for raw in store.all() {
+        client.blobs().put(&raw).await.unwrap();
+    }
+    let name = "images/library/tiny:latest".parse().unwrap();
+    client.refs().put(&name, manifest, Expect::Any).await.unwrap();
+}
+
+/// Copies a file to its own path below `root`, with what its links lead to.
+fn copy(path: &Path, root: &Path) {
+    let to = root.join(path.strip_prefix("/").unwrap());
+    if !to.exists() {
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(path, &to).unwrap();
+    }
+}
+
+fn script(text: &str) -> JobSpec {
+    let file = JobFile {
+        path: "app.sh".to_owned(),
+        content: format!("#!/bin/sh\n{text}\n").into_bytes(),
+        executable: true,
+    };
+    JobSpec {
+        image: "tiny".parse().unwrap(),
+        program: Program::Script { file },
+        args: vec![],
+        env: BTreeMap::new(),
+        limits: LimitsRequest { timeout_ms: Some(60_000), ..LimitsRequest::default() },
+        network: Network::None,
+        stdin: false,
+        detach: true,
+        fail_on_output_limit: false,
+        labels: BTreeMap::new(),
+    }
+}
+
+/// Submits, waits for the end, and tells the run with its outputs.
+async fn ended(client: &Client, spec: &JobSpec) -> RunView {
+    let job = client.jobs().submit(spec).await.unwrap();
+    let mut events = client.jobs().events(&job.id, None);
+    while let Some(event) = tokio::time::timeout(PATIENCE, events.next()).await.unwrap() {
+        event.unwrap();
+    }
+    client.jobs().run(&job.id).await.unwrap()
+}
+
+async fn job_when(client: &Client, id: &str, good: impl Fn(&JobView) -> bool) -> JobView {
+    let begun = Instant::now();
+    loop {
+        let job = client.jobs().job(id).await.unwrap();
+        if good(&job) {
+            return job;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{job:?}");
+    }
+}
+
+/// Cgroups of a worker's runs, in any hierarchy.
+fn cgroups_of(worker_dir: &Path) -> Vec<PathBuf> {
+    let path = fs::canonicalize(worker_dir).unwrap();
+    let name = hex::encode(&Sha256::digest(path.as_os_str().as_encoded_bytes())[..6]);
+    let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().map(|entry| entry.unwrap().path());
+    let all = hierarchies.chain([PathBuf::from("/sys/fs/cgroup")]);
+    let runs = all.filter_map(|root| fs::read_dir(root.join("sway").join(&name)).ok()).flatten();
+    runs.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_runs_in_an_image_that_was_never_downloaded() {
+    let site = Site::start().await;
+    let client = site.client();
+    let run = ended(&client, &script("echo hello; echo oops >&2; exit 3")).await;
+    assert_eq!((run.stdout.as_deref(), run.stderr.as_deref()), (Some("hello\n"), Some("oops\n")));
+    assert_eq!((run.exit_code, run.cause), (Some(3), Some(Cause::Exited)));
+    assert!(run.server_fetches > 0 && run.bytes_fetched > 0, "{run:?}");
+    let again = ended(&client, &script("echo hello")).await;
+    assert_eq!((again.exit_code, again.server_fetches), (Some(0), 0), "{again:?}");
+    assert!(again.first_output_ms.is_some());
+    let stored = fs::read_dir(site.worker_dir().join("mounts")).unwrap().count();
+    assert_eq!(stored, 1, "one mount for both");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_jobs_at_once_each_get_their_own() {
+    let site = Site::start().await;
+    let client = site.client();
+    let one = async |n: i32| {
+        let run = ended(&client, &script(&format!("seq {n} {}; exit {n}", n + 50))).await;
+        let expected: String = (n..=n + 50).map(|line| format!("{line}\n")).collect();
+        assert_eq!(run.stdout, Some(expected));
+        assert_eq!(run.exit_code, Some(n));
+        run
+    };
+    let runs = futures::future::join_all((1..=8).map(one)).await;
+    let ids: std::collections::HashSet<i64> = runs.iter().map(|run| run.id).collect();
+    assert_eq!(ids.len(), 8);
+    assert!(runs.iter().any(|run| run.server_fetches > 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_arrives_while_the_job_runs_and_input_reaches_it() {
+    let site = Site::start().await;
+    let client = site.client();
+    let job = client.jobs().submit(&JobSpec { stdin: true, ..script("exec cat") }).await.unwrap();
+    let (mut input, sent) = futures::channel::mpsc::channel(1);
+    let jobs = client.jobs();
+    let talk = async {
+        let mut events = client.jobs().events(&job.id, None);
+        for line in ["one\n", "two\n"] {
+            input.send(Ok(Bytes::from(line))).await.unwrap();
+            loop {
+                let next = tokio::time::timeout(PATIENCE, events.next()).await.unwrap();
+                if let (_, JobEvent::Output { stream: OutputStream::Stdout, data }) =
+                    next.unwrap().unwrap()
+                {
+                    assert_eq!(data, line.as_bytes());
+                    break;
+                }
+            }
+        }
+        drop(input);
+        while let Some(event) = events.next().await {
+            event.unwrap();
+        }
+    };
+    let (fed, ()) = futures::join!(jobs.send_stdin(&job.id, sent), talk);
+    fed.unwrap();
+    assert_eq!(client.jobs().run(&job.id).await.unwrap().exit_code, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_job_and_one_that_is_late_leave_nothing() {
+    let site = Site::start().await;
+    let client = site.client();
+    let job = client.jobs().submit(&script("trap '' TERM; sleep 1000")).await.unwrap();
+    job_when(&client, &job.id, |job| job.state == JobState::Running).await;
+    assert_eq!(client.jobs().cancel(&job.id).await.unwrap().state, JobState::Cancelled);
+    let mut late = script("trap '' TERM; sleep 1000");
+    late.limits.timeout_ms = Some(300);
+    assert_eq!(ended(&client, &late).await.cause, Some(Cause::Timeout));
+    assert_eq!(fs::read_dir(site.worker_dir().join("jobs")).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_worker_leaves_nothing_to_the_next_one() {
+    let mut site = Site::start().await;
+    let client = site.client();
+    let before = ended(&client, &script("true")).await;
+    let jobs = [script("echo begun; sleep 1000"), script("echo begun; sleep 1000")];
+    let mut ids = Vec::new();
+    for spec in &jobs {
+        ids.push(client.jobs().submit(spec).await.unwrap().id);
+    }
+    for id in &ids {
+        let mut events = client.jobs().events(id, None);
+        while !matches!(events.next().await, Some(Ok((_, JobEvent::Output { .. })))) {}
+    }
+    site.kill();
+    let held = mounted_below(&site.worker_dir());
+    assert!(!held.is_empty(), "a killed worker cleans nothing up");
+    assert!(cgroups_of(&site.worker_dir()).len() >= 2);
+
+    site.restart().await;
+    let client = site.client();
+    assert_eq!(mounted_below(&site.worker_dir()), Vec::<String>::new());
+    assert_eq!(cgroups_of(&site.worker_dir()), Vec::<PathBuf>::new());
+    assert_eq!(fs::read_dir(site.worker_dir().join("jobs")).unwrap().count(), 0);
+    for id in &ids {
+        let run = client.jobs().run(id).await.unwrap();
+        assert_eq!(run.cause, Some(Cause::Infrastructure));
+        assert_eq!(run.stdout.as_deref(), Some("begun\n"));
+    }
+    let after = ended(&client, &script("echo works")).await;
+    assert_eq!(after.stdout.as_deref(), Some("works\n"));
+    assert!(after.id > before.id);
+    // Its chunks came from the disk cache of its predecessor.
+    assert_eq!(after.server_fetches, 0, "{after:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_fileserver_cached_reads_go_on_and_others_end() {
+    let mut site = Site::start().await;
+    let client = site.client();
+    let text = "cat /bin/true > /dev/null; echo ready; read line; cat /bin/true > /dev/null \
+                && echo cached; cat /unread > /dev/null || echo refused";
+    let mut spec = JobSpec { stdin: true, ..script(text) };
+    // The read may wait for a third of this.
+    spec.limits.timeout_ms = Some(9_000);
+    let job = client.jobs().submit(&spec).await.unwrap();
+    let mut events = client.jobs().events(&job.id, None);
+    while !matches!(events.next().await, Some(Ok((_, JobEvent::Output { .. })))) {}
+    let port = site.fileserver.addr.port();
+    site.fileserver.shutdown.cancel();
+    (&mut site.fileserver.ended).await.unwrap();
+    let line = futures::stream::iter([Ok(Bytes::from("go\n"))]);
+    client.jobs().send_stdin(&job.id, line).await.unwrap();
+    while let Some(event) = events.next().await {
+        event.unwrap();
+    }
+    let run = client.jobs().run(&job.id).await.unwrap();
+    assert_eq!(run.stdout.as_deref(), Some("ready\ncached\nrefused\n"), "{run:?}");
+    assert_eq!(run.cause, Some(Cause::Exited));
+    let (stderr, message) = (run.stderr.unwrap(), run.message.unwrap());
+    assert!(stderr.contains("/unread") && message.contains("/unread"), "{stderr} {message}");
+
+    // It comes back, and nobody has to restart anything.
+    let data = site.data.path().join("fileserver");
+    site.fileserver = start_fileserver(&data, Some(port)).await;
+    let run = ended(&client, &script("head -c 3 /unread > /dev/null && echo read")).await;
+    assert_eq!(run.stdout.as_deref(), Some("read\n"), "{run:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_stopped_leaves_no_mount_behind() {
+    let mut site = Site::start().await;
+    ended(&site.client(), &script("true")).await;
+    assert!(!mounted_below(&site.worker_dir()).is_empty());
+    terminate(&mut site.worker);
+    assert_eq!(mounted_below(&site.worker_dir()), Vec::<String>::new());
+    assert_eq!(cgroups_of(&site.worker_dir()), Vec::<PathBuf>::new());
+}
