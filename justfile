@@ -18,7 +18,7 @@ test:
 test-fuse:
     cargo test -p sway-worker -p sway-cli --features privileged --test privileged
 
-# Everything, with the real programs; root. Takes --skip-export, --concurrent, --skip-code.
+# Everything, with the real programs; root. Takes --skip-export, --concurrent, and subjects.
 integration *arguments:
     ./integration_test.sh {{ arguments }}
 

@@ -15,7 +15,7 @@ step "1/5 The machine"
 setup/machine.sh
 
 step "2/5 Building Sway (a few minutes the first time)"
-cargo build --release -p sway-cli --bins
+cargo build --release --bins -p sway-cli -p sway-fileserver -p sway-worker
 sway=$(cargo metadata --no-deps --format-version 1 | jq -r .target_directory)/release/sway
 
 step "3/5 The base image of testapps/scipy"

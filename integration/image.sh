@@ -19,11 +19,11 @@ mount_image() { # IMAGE DIR
 difficult_image_is_faithful() {
     local dir=$work/difficult
     mkdir -p "$dir"
-    "$bin/examples/difficult-image" "$dir/image"
+    "$examples/difficult-image" "$dir/image"
     umoci unpack --image "$dir/image:latest" "$dir/bundle" >"$dir/umoci.log" 2>&1 || { tail "$dir/umoci.log"; return 1; }
     sway export --from "oci:$dir/image" --name difficult
     mount_image difficult "$dir/mount"
-    "$bin/examples/compare-trees" "$dir/bundle/rootfs" "$dir/mount"
+    "$examples/compare-trees" "$dir/bundle/rootfs" "$dir/mount"
     stop mount INT
     expect_equal "mounts left" "" "$(mounts_below "$dir")"
 }

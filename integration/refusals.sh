@@ -8,19 +8,19 @@ check_refusals() {
 
     refuses "an export without a Dockerfile" 'Dockerfile' sway export "$work/bad/empty"
     mkdir -p "$work/bad/nothing"
-    refuses "an export without a builder" 'docker|podman|buildah' env "PATH=$work/bad/nothing" "$bin/sway" export "$root/testapps/numpy" --name bad
+    refuses "an export without a builder" 'docker.*podman.*buildah' env "PATH=$work/bad/nothing" "$bin/sway" export "$root/testapps/numpy" --name bad
     printf 'ARG BASE\nFROM ${BASE}\nRUN echo told you so >&2 && false\n' >"$work/bad/broken/Dockerfile"
     refuses "a build that fails" 'told you so|build' sway export "$work/bad/broken" "${base_arguments[@]}"
 
     python3 "$root/integration/make_image.py" "$work/bad/good" --files 2 --size 100000
     tar -C "$work/bad/good" -cf "$work/bad/whole.tar" .
-    head -c 150000 "$work/bad/whole.tar" >"$work/bad/truncated.tar"
-    refuses "a truncated archive" 'truncated|end|incomplete|missing|unexpected|short' sway export --from "oci-archive:$work/bad/truncated.tar" --name bad
+    head -c 150000 "$work/bad/whole.tar" >"$work/bad/half.tar"
+    refuses "a truncated archive" 'truncated|end|incomplete|missing|unexpected|short' sway export --from "oci-archive:$work/bad/half.tar" --name bad
     refuses "an archive that is not there" 'nowhere' sway export --from "oci-archive:$work/bad/nowhere.tar" --name bad
     python3 "$root/integration/make_image.py" "$work/bad/climbing" --entry ../../climbed
     refuses "an archive with ../" '\.\.' sway export --from "oci:$work/bad/climbing" --name bad
-    python3 "$root/integration/make_image.py" "$work/bad/absolute" --entry /tmp/absolute
-    refuses "an archive with absolute paths" 'absolute' sway export --from "oci:$work/bad/absolute" --name bad
+    python3 "$root/integration/make_image.py" "$work/bad/rooted" --entry /etc/planted
+    refuses "an archive with absolute paths" 'absolute|/etc/planted' sway export --from "oci:$work/bad/rooted" --name bad
     refuses "a digest that does not match, in an archive" 'digest|sha256|match' sway export --from "oci:$(wrong_layer)" --name bad
 
     echo 'print("never")' >"$work/bad/app.py"
@@ -68,7 +68,8 @@ refused_with() {
     cat "$work/refused"
     [ $status != 0 ] || { echo "exit code 0"; return 1; }
     [ $status != 124 ] || { echo "it hung"; return 1; }
-    if grep -q 'panicked at' "$work/refused"; then return 1; fi
+    # It is refused for what it is, not for how it was asked.
+    if grep -qE 'panicked at|unexpected argument' "$work/refused"; then return 1; fi
     expect_match "the message" "$pattern" "$work/refused"
 }
 
