@@ -141,8 +141,7 @@ impl Chunks {
         account: &Arc<RunAccount>,
     ) -> Result<Vec<Blob>, FetchError> {
         let started = Instant::now();
-        let patience = account.read_deadline(self.fetcher.config().deadline);
-        let deadline = started + patience;
+        let deadline = started + self.fetcher.config().deadline;
         let mut seats = self.board(parts, account);
         let mut blobs = Vec::with_capacity(parts.len());
         for (at, part) in parts.iter().enumerate() {
@@ -154,13 +153,10 @@ impl Chunks {
                         break blob;
                     }
                     Seat::Waiting { ticket, own } => {
-                        // A run may have less time than the fetch that it waits for.
-                        let waited_before = account.gave_up(digest, FAILURE_LIFETIME);
-                        let until = if waited_before { started } else { deadline };
-                        let Ok(outcome) = timeout_at(until, ticket.landed()).await else {
-                            account.give_up(digest);
+                        let Ok(outcome) = timeout_at(deadline, ticket.landed()).await else {
                             let reason = "still on its way".to_owned();
-                            return Err(FetchError::Deadline { digest, waited: patience, reason });
+                            let waited = started.elapsed();
+                            return Err(FetchError::Deadline { digest, waited, reason });
                         };
                         match outcome {
                             Ok(blob) => {
@@ -378,3 +374,5 @@ struct Departing {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod server_tests;

@@ -169,6 +169,7 @@ impl Fetcher {
             let mut pending = Pending::new(&wanted);
             let mut pause = self.config.backoff_min;
             loop {
+                let before = pending.len();
                 let mut attempt = std::pin::pin!(self.attempt(&pending, urgency, deadline));
                 while let Some(arrival) = attempt.next().await {
                     match arrival {
@@ -191,6 +192,10 @@ impl Fetcher {
                 }
                 if pending.is_empty() {
                     return;
+                }
+                if pending.len() < before {
+                    // The server is there; it only does not last.
+                    pause = self.config.backoff_min;
                 }
                 if Instant::now() + pause >= deadline {
                     break;
@@ -279,6 +284,10 @@ impl Pending {
             open: wanted.iter().map(|wanted| (wanted.digest, (*wanted, 0))).collect(),
             reason: "the fileserver left it out of its answer".to_owned(),
         }
+    }
+
+    fn len(&self) -> usize {
+        self.open.len()
     }
 
     fn is_empty(&self) -> bool {
