@@ -243,3 +243,81 @@ fn named_user(headers: &HeaderMap, default: &str) -> Result<UserName, ServerErro
         ServerError::bad_request("malformed_user", format!("header {USER_HEADER}: {error}"))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::routing::get;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    /// A server on loopback whose `/run` is open, and which tells callers who they are.
+    fn app(open: bool, listen: &str) -> Router {
+        let routes = Router::new()
+            .route("/run", get(|who: Identity| async move { who.user.to_string() }))
+            .route("/jobs", get(|who: Identity| async move { who.user.to_string() }))
+            .route(
+                "/healthz",
+                get(|who: Option<Identity>| async move { who.is_some().to_string() }),
+            );
+        let options = GuardOptions {
+            open,
+            open_paths: vec!["/run"],
+            names: vec!["sway.example".to_owned()],
+            ..GuardOptions::new(listen.parse().unwrap())
+        };
+        protect(routes, Guard::new(Token::parse("secret").unwrap(), options))
+    }
+
+    async fn ask(app: &Router, path: &str, headers: &[(&str, &str)]) -> (u16, String) {
+        let mut request = Request::get(path).header("host", "sway.example:1");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let status = response.status().as_u16();
+        let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_token_speaks_for_the_user_that_it_names() {
+        let app = app(false, "127.0.0.1:1");
+        let token = ("authorization", "Bearer secret");
+        assert_eq!(ask(&app, "/jobs", &[token]).await, (200, OPERATOR.to_owned()));
+        let ada = (USER_HEADER, "ada@example.org");
+        assert_eq!(ask(&app, "/jobs", &[token, ada]).await, (200, "ada@example.org".to_owned()));
+        let bad = (USER_HEADER, "../ada");
+        assert_eq!(ask(&app, "/jobs", &[token, bad]).await.0, 400);
+        assert_eq!(ask(&app, "/jobs", &[ada]).await.0, 401);
+        assert_eq!(ask(&app, "/healthz", &[]).await, (200, "false".to_owned()));
+        assert_eq!(ask(&app, "/healthz", &[token]).await, (200, "true".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn open_paths_are_open_only_if_asked_for_and_only_on_loopback() {
+        let ada = [(USER_HEADER, "ada")];
+        let open = app(true, "127.0.0.1:1");
+        assert_eq!(ask(&open, "/run", &ada).await, (200, "ada".to_owned()));
+        assert_eq!(ask(&open, "/run", &[]).await, (200, ANONYMOUS.to_owned()));
+        assert_eq!(ask(&open, "/run", &[("authorization", "Bearer wrong")]).await.0, 401);
+        assert_eq!(ask(&open, "/jobs", &ada).await.0, 401);
+        assert_eq!(ask(&app(false, "127.0.0.1:1"), "/run", &ada).await.0, 401);
+        assert_eq!(ask(&app(true, "192.0.2.1:1"), "/run", &ada).await.0, 401);
+    }
+
+    #[test]
+    fn a_host_is_told_from_its_port() {
+        for (authority, host) in [
+            ("localhost", "localhost"),
+            ("localhost:80", "localhost"),
+            ("127.0.0.1:80", "127.0.0.1"),
+            ("[::1]:80", "::1"),
+            ("[::1]", "::1"),
+            ("user@127.0.0.1:80", "user@127.0.0.1"),
+        ] {
+            assert_eq!(host_of(authority), host);
+        }
+    }
+}
