@@ -47,6 +47,10 @@ pub struct Config {
     pub maxima: Limits,
     /// Runs that stay on record.
     pub keep_runs: u32,
+    /// How long a job goes on after its last follower has gone.
+    pub abandoned_after: Duration,
+    /// How long jobs may go on when the worker stops; less than the server drains.
+    pub stop_grace: Duration,
     /// How long a read of a file may wait for the fileserver.
     pub read_deadline: Duration,
     /// Whether an image's user root stays root (of its user namespace).
@@ -74,6 +78,8 @@ impl Config {
             waiting_max: 1000,
             maxima: Limits::maxima(u32::try_from(cores).unwrap_or(u32::MAX)),
             keep_runs: 10_000,
+            abandoned_after: Duration::from_secs(5),
+            stop_grace: Duration::from_secs(8),
             read_deadline: Duration::from_secs(30),
             allow_root: false,
             runc: PathBuf::from("runc"),

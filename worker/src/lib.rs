@@ -119,6 +119,8 @@ async fn serve(
             default_limits: sway_core::job::Limits::DIRECT,
             maxima: config.maxima,
             keep_runs: config.keep_runs,
+            abandoned_after: config.abandoned_after,
+            stop_grace: config.stop_grace,
         },
         db,
         Images::new(foundation.client.clone()),

@@ -76,7 +76,7 @@ pub fn router(app: App, access: Access) -> Router {
         .route("/", get(pages::root))
         .route("/run/{id}", get(pages::run))
         .route(pages::STYLE_PATH, get(pages::style))
-        .fallback(async || ServerError::not_found("no_route", "there is nothing at this path"))
+        .fallback(async || ServerError::not_found("no_such_route", "there is no such route"))
         .method_not_allowed_fallback(async || {
             ServerError::new(
                 axum::http::StatusCode::METHOD_NOT_ALLOWED,

@@ -12,9 +12,6 @@ use tokio_util::sync::CancellationToken;
 use super::QueueError;
 use crate::job::output::OutputLog;
 
-/// How long a job goes on after its last follower has gone.
-const ABANDONED_AFTER: Duration = Duration::from_secs(5);
-
 /// Pieces of standard input between the socket and the job.
 const STDIN_PIECES_MAX: usize = 16;
 
@@ -112,9 +109,9 @@ impl Active {
         Follower(Arc::clone(self))
     }
 
-    /// Ends when the job's followers have been gone for [`ABANDONED_AFTER`]. A job that nobody
-    /// ever followed, or that was detached, is not abandoned.
-    pub(super) async fn abandoned(&self) {
+    /// Ends when the job's followers have been gone for so long. A job that nobody ever followed,
+    /// or that was detached, is not abandoned.
+    pub(super) async fn abandoned(&self, after: Duration) {
         if self.detach {
             return std::future::pending().await;
         }
@@ -123,7 +120,7 @@ impl Active {
             // `self` owns the sender, so that waiting can't fail.
             let _ = followers.wait_for(|followers| followers.ever && followers.now == 0).await;
             let back = followers.wait_for(|followers| followers.now > 0);
-            if tokio::time::timeout(ABANDONED_AFTER, back).await.is_err() {
+            if tokio::time::timeout(after, back).await.is_err() {
                 return;
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! A job is in the database before its submitter hears of it. Each open job has one task that
 //! waits for a place, begins a run, has it carried out and writes down how it ended; all that
-//! others see of it (state, output, end) goes through [`Active`]'s progress. A job becomes
+//! others see of it (state, output, end) goes through `Active`'s progress. A job becomes
 //! `running` when its process starts: one that was only being prepared when the worker died runs
 //! again at the next start, one that ran is on record with cause `infrastructure` and does not.
 //!
@@ -45,9 +45,6 @@ use crate::job::output::OutputLog;
 /// When to try again after the queue was full.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// How long jobs may go on when the worker stops.
-const STOP_GRACE: Duration = Duration::from_secs(8);
-
 /// How long cancelled jobs may take to end then.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -69,6 +66,10 @@ pub struct QueueConfig {
     pub maxima: Limits,
     /// Runs that stay on record.
     pub keep_runs: u32,
+    /// How long a job goes on after its last follower has gone.
+    pub abandoned_after: Duration,
+    /// How long jobs may go on when the worker stops.
+    pub stop_grace: Duration,
 }
 
 /// The queue. Clones share it.
@@ -194,7 +195,7 @@ impl Queue {
             tokio::pin!(work);
             tokio::select! {
                 () = &mut work => {}
-                () = active.abandoned() => {
+                () = active.abandoned(inner.config.abandoned_after) => {
                     tracing::info!(job.id = active.id, "nobody follows the job any more");
                     active.stop(Stop::Abandoned);
                     work.await;
@@ -311,7 +312,7 @@ impl Queue {
         (waiting, self.0.count(|_| true) - waiting)
     }
 
-    /// Takes nothing more; lets running jobs end for [`STOP_GRACE`], then ends them with cause
+    /// Takes nothing more; lets running jobs end for a while, then ends them with cause
     /// `infrastructure`. Waiting jobs stay on record and run at the next start.
     pub async fn stop(&self) {
         self.0.stopping.cancel();
@@ -327,7 +328,7 @@ impl Queue {
             };
             tokio::time::timeout(deadline, ended).await.is_ok()
         };
-        if all_ended(STOP_GRACE).await {
+        if all_ended(self.0.config.stop_grace).await {
             return;
         }
         for active in self.0.lock().values() {

@@ -30,7 +30,7 @@ async fn the_run_log_pages_from_new_to_old_and_leaves_outputs_to_single_runs() {
         ("/v1/jobs/%00", "job_not_found"),
         ("/v1/runs?limit=x", "malformed_query"),
         ("/v1/runs?nonsense=1", "malformed_query"),
-        ("/nowhere", "no_route"),
+        ("/nowhere", "no_such_route"),
     ] {
         assert_eq!(worker.get(path).send().await.error().0, code, "{path}");
     }

@@ -52,6 +52,8 @@ impl Worker {
         let mut config = Config::new(data.path().to_owned(), url);
         config.token = Some(TOKEN.to_owned());
         config.running_max = 4;
+        config.abandoned_after = Duration::from_millis(300);
+        config.stop_grace = Duration::from_millis(100);
         adjust(&mut config);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
