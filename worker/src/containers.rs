@@ -78,6 +78,8 @@ impl Containers {
             None => return never_started(Cause::Cancelled, None, begun.elapsed()),
         };
         let mounted = begun.elapsed();
+        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; mounts are few")]
+        metrics::gauge!("sway_mounts").set(self.mounts.len() as f64);
         let request = RunRequest {
             run_id: order.run_id,
             job_id: order.job_id,

@@ -134,7 +134,6 @@ async fn serve(
             queue: queue.clone(),
             accounts: Arc::clone(&foundation.accounts),
             metrics,
-            stopping: tasks.stopping().clone(),
             maxima: config.maxima,
         },
         http::Access {

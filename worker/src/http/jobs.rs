@@ -130,7 +130,6 @@ pub(super) async fn logs(
         let event = Event::default().id(number.to_string()).event(name).json_data(&event);
         Ok(event.expect("events are plain data"))
     });
-    let events = events.take_until(app.stopping.cancelled_owned());
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 

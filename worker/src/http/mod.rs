@@ -20,7 +20,6 @@ use sway_server::error::ServerError;
 use sway_server::guard::{Guard, GuardOptions, Identity, protect};
 use sway_server::telemetry::Metrics;
 use sway_server::token::Token;
-use tokio_util::sync::CancellationToken;
 
 use crate::account::Accounts;
 use crate::db::Scope;
@@ -35,8 +34,6 @@ pub struct App {
     pub accounts: Arc<Accounts>,
     /// The process's metrics.
     pub metrics: Metrics,
-    /// Ends streams when the worker stops.
-    pub stopping: CancellationToken,
     /// What the health page tells of limits.
     pub maxima: sway_core::job::Limits,
 }

@@ -35,6 +35,15 @@ pub(super) struct Progress {
     pub output: Option<Arc<OutputLog>>,
     /// Its run, once it has ended.
     pub run: Option<Box<RunView>>,
+    /// It waited when the worker stopped, and waits for the next one.
+    pub parked: bool,
+}
+
+impl Progress {
+    /// Whether nothing more happens to the job in this process.
+    pub(super) fn is_over(&self) -> bool {
+        self.parked || self.state.is_final()
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -75,7 +84,7 @@ impl Active {
         } else {
             (Stdin::None, None)
         };
-        let progress = Progress { state, output: None, run: None };
+        let progress = Progress { state, output: None, run: None, parked: false };
         Arc::new(Self {
             id,
             submitted: Instant::now(),

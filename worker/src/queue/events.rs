@@ -45,7 +45,7 @@ impl Events {
         let events = async_stream::stream! {
             let _follower = follower;
             let begun = |progress: &Progress| {
-                progress.state == JobState::Running || progress.state.is_final()
+                progress.state == JobState::Running || progress.is_over()
             };
             let mut next = after.saturating_add(1);
             if next <= 2 {
@@ -54,6 +54,10 @@ impl Events {
             let Ok(now) = progress.wait_for(begun).await.map(|progress| progress.clone()) else {
                 return;
             };
+            if now.parked {
+                // The stream breaks off; the client resumes it at the next worker.
+                return;
+            }
             if now.state == JobState::Running && next <= 3 {
                 yield (3, JobEvent::State { state: JobState::Running });
             }

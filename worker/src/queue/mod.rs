@@ -255,7 +255,7 @@ impl Queue {
         if let Some(active) = self.0.active(&job.id) {
             active.stop(Stop::Asked);
             let mut progress = active.progress.subscribe();
-            let _ = progress.wait_for(|progress| progress.state.is_final()).await;
+            let _ = progress.wait_for(Progress::is_over).await;
         }
         Ok(self.0.db.job(&job.id, scope).await?.view)
     }
@@ -265,9 +265,9 @@ impl Queue {
         if let Some(active) = self.0.active(id) {
             let _follower = active.follow();
             let mut progress = active.progress.subscribe();
-            tokio::select! {
-                _ = progress.wait_for(|progress| progress.state.is_final()) => {}
-                () = self.0.tasks.stopping().cancelled() => return Err(QueueError::Stopping),
+            let over = progress.wait_for(Progress::is_over).await;
+            if over.is_ok_and(|progress| progress.parked) {
+                return Err(QueueError::Stopping);
             }
         }
         self.job(id, scope).await
@@ -322,7 +322,8 @@ impl Queue {
                     let next = self.0.lock().values().next().cloned();
                     let Some(active) = next else { return };
                     let mut progress = active.progress.subscribe();
-                    let _ = progress.wait_for(|progress| progress.state.is_final()).await;
+                    let _ = progress.wait_for(Progress::is_over).await;
+                    // Its task is about to remove it.
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             };
@@ -358,7 +359,10 @@ impl Inner {
         let place = tokio::select! {
             biased;
             () = active.cancel.cancelled() => None,
-            () = self.stopping.cancelled() => return,
+            () = self.stopping.cancelled() => {
+                active.progress.send_modify(|progress| progress.parked = true);
+                return;
+            }
             place = Arc::clone(&self.places).acquire_owned() => place.ok(),
         };
         let ended = match place {

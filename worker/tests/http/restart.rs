@@ -47,11 +47,22 @@ async fn a_job_that_was_only_being_prepared_runs_again() {
 
 #[tokio::test]
 async fn a_worker_that_is_stopped_ends_its_jobs_and_says_so() {
-    let worker = Worker::start().await;
+    let worker = Worker::start_with(|config| config.running_max = 1).await;
     let client = worker.client("ada");
     let job = client.jobs().submit(&spec(&["hang"])).await.unwrap();
     job_when(&client, &job.id, |job| job.state == JobState::Running).await;
+    // One that waits does not hold the worker up, nor does its follower; it stays on record.
+    let follower = client.clone();
+    let waiting = client.jobs().submit(&spec(&["wait"])).await.unwrap();
+    let mut events = follower.jobs().events(&waiting.id, None);
+    assert!(futures::StreamExt::next(&mut events).await.unwrap().is_ok());
+    let begun = std::time::Instant::now();
     let data = worker.stop().await;
+    assert!(begun.elapsed() < sway_server::listen::DRAIN_DEADLINE);
+    let states: i64 = database(data.path())
+        .query_row("SELECT count(*) FROM jobs WHERE state = 'approved'", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(states, 1);
     let cause: (String, String) = database(data.path())
         .query_row("SELECT cause, message FROM runs", [], |row| Ok((row.get(0)?, row.get(1)?)))
         .unwrap();
