@@ -163,6 +163,13 @@ impl Cgroup {
         }
         Ok(())
     }
+
+    /// Removes the group where nothing is in it, not even an empty group.
+    pub(crate) fn remove_unless_used(&self) {
+        for directory in &self.directories {
+            let _ = fs_err::remove_dir(directory);
+        }
+    }
 }
 
 /// A directory and those below it, each after the one that holds it. Empty where it is missing.

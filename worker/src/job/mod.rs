@@ -28,6 +28,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use rustix::fs::Mode;
 use sway_core::api::jobs::OutputStream;
 use sway_core::job::{Cause, JobSpec, Limits, Network};
 use sway_core::manifest::Manifest;
@@ -221,6 +222,13 @@ impl Runner {
         for directory in [&config.dir, &config.runc_root] {
             fs_err::create_dir_all(directory).map_err(step("make the runner's directories"))?;
         }
+        let rootfs_dir = Path::new(ROOTFS_DIR).join(&config.worker_id);
+        fs_err::create_dir_all(&rootfs_dir).map_err(step("make the runner's directories"))?;
+        // Containers' root users walk along here, whatever this process' umask is.
+        for directory in [Path::new(ROOTFS_DIR), &rootfs_dir] {
+            rustix::fs::chmod(directory, Mode::from_raw_mode(0o711))
+                .map_err(|error| step("open the mount points' directory")(error.into()))?;
+        }
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .map_err(|error| RunnerError { what: "become a subreaper", source: error.into() })?;
         let runc = Runc { program: config.runc.clone(), root: config.runc_root.clone() };
@@ -264,6 +272,9 @@ impl Runner {
         if let Err(error) = self.hierarchies.group(&self.worker_cgroup()).remove() {
             tracing::warn!(error = %error, "the worker's cgroup can't be removed");
         }
+        // Other workers of this machine may still have theirs.
+        self.hierarchies.group("/sway").remove_unless_used();
+        let _ = fs_err::remove_dir(ROOTFS_DIR);
     }
 
     fn worker_cgroup(&self) -> String {

@@ -50,7 +50,7 @@ impl Stage {
                 .create(path)
                 .map_err(step("make the run's directories"))?;
         }
-        fs_err::create_dir_all(&self.rootfs).map_err(step("make the run's mount point"))?;
+        fs_err::create_dir(&self.rootfs).map_err(step("make the run's mount point"))?;
         bundle.skeleton.write(&skeleton, ids).map_err(step("write the job's own files"))?;
         fs_err::write(self.home.join("config.json"), bundle.config.to_string())
             .map_err(step("write the bundle"))?;

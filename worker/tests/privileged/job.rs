@@ -1,6 +1,6 @@
 //! Jobs in real containers, on a plain directory tree instead of a mounted image.
 //!
-//! The tree is a small Debian with Python: `SWAY_TEST_ROOTFS`, or what `testapps/base.sh` makes.
+//! The tree is a small Debian with Python: `SWAY_TEST_ROOTFS`, or what `setup/base-image.sh` makes.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -92,20 +93,38 @@ fn fill(tree: &mut Tree, directory: NodeId, at: &Path) {
     }
 }
 
-/// A directory that a test changes the image with, on top of the base tree.
+/// The tree: `SWAY_TEST_ROOTFS`, else the base image of the test apps, unpacked once.
 pub(crate) fn base() -> &'static Path {
     static BASE: LazyLock<PathBuf> = LazyLock::new(|| {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         #[expect(clippy::disallowed_methods, reason = "the test's own setting")]
         let given = std::env::var_os("SWAY_TEST_ROOTFS").map(PathBuf::from);
-        let path = given.unwrap_or_else(|| PathBuf::from("/var/cache/sway-test/base"));
-        if !path.join("usr/bin/python3").exists() {
-            let made = std::process::Command::new(root.join("testapps/base.sh")).status().unwrap();
-            assert!(made.success(), "testapps/base.sh makes {}", path.display());
-        }
-        path
+        given.unwrap_or_else(|| unpacked(Path::new("/var/cache/sway-test")))
     });
     &BASE
+}
+
+fn unpacked(cache: &Path) -> PathBuf {
+    let tree = cache.join("python-3.11-bookworm-r1");
+    if tree.exists() {
+        return tree;
+    }
+    let tar = cache.join("python-3.11-bookworm-r1.tar");
+    if !tar.exists() {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../setup/base-image.sh");
+        let made = Command::new(&script).env("SWAY_BASE_IMAGE", "local").status().unwrap();
+        assert!(made.success() && tar.exists(), "{} makes {}", script.display(), tar.display());
+    }
+    // Under another name until it is whole; whoever is first wins.
+    let making = tempfile::tempdir_in(cache).unwrap();
+    let root = making.path().join("root");
+    fs_err::create_dir(&root).unwrap();
+    let options = ["--xattrs", "--numeric-owner", "-xpf"];
+    let done = Command::new("tar").arg("-C").arg(&root).args(options).arg(&tar).status().unwrap();
+    assert!(done.success(), "unpack {}", tar.display());
+    if let Err(error) = fs_err::rename(&root, &tree) {
+        assert!(tree.exists(), "{error}");
+    }
+    tree
 }
 
 pub(crate) fn image() -> Arc<PlainRootfs> {
@@ -164,8 +183,7 @@ impl Order {
     }
 
     pub(crate) fn python(source: &str) -> Self {
-        let file =
-            JobFile { path: "app.py".into(), content: source.into(), executable: false };
+        let file = JobFile { path: "app.py".into(), content: source.into(), executable: false };
         Self::new(Program::Script { file })
     }
 
@@ -279,4 +297,205 @@ async fn a_script_runs_with_its_arguments_and_leaves_nothing() {
     assert_eq!((ran.outcome.cause, ran.outcome.exit_code), (Cause::Exited, Some(3)));
     assert!(ran.outcome.started_at.is_some() && ran.outcome.first_output.is_some());
     assert_eq!(bench.leftovers(), [""; 0]);
+}
+
+#[tokio::test]
+async fn output_is_stored_as_it_is_written() {
+    let bench = Bench::new();
+    let path = bench.data.path().join("output-1");
+    let mut order = Order::python(
+        "import sys\nprint('first')\nprint('got', sys.stdin.readline().strip())\n\
+         print('rest', sys.stdin.read())\n",
+    );
+    let (input, source) = mpsc::channel(4);
+    order.spec.stdin = true;
+    order.stdin = Some(source);
+    let job = bench.run(order);
+    // The job goes on only when its first line has been seen.
+    let answer = async {
+        while !fs_err::read(&path).is_ok_and(|bytes| bytes.ends_with(b"first\n")) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        input.send("a line\nand ".into()).await.unwrap();
+        input.send("more".into()).await.unwrap();
+        drop(input);
+    };
+    let (ran, ()) = tokio::join!(job, answer);
+    assert_eq!(ran.stdout, "first\ngot a line\nrest and more\n", "{ran:?}");
+}
+
+#[tokio::test]
+async fn a_job_that_reads_no_input_is_not_held_up_by_it() {
+    let bench = Bench::new();
+    let mut order = Order::shell("exec sleep 0.2");
+    let (input, source) = mpsc::channel(4);
+    order.spec.stdin = true;
+    order.stdin = Some(source);
+    let flood = async { while input.send(vec![0; 1 << 16].into()).await.is_ok() {} };
+    let (ran, ()) = tokio::join!(bench.run(order), flood);
+    assert_eq!((ran.outcome.cause, ran.outcome.exit_code), (Cause::Exited, Some(0)), "{ran:?}");
+}
+
+#[tokio::test]
+async fn a_job_that_ignores_sigterm_ends_with_its_time_and_its_children_too() {
+    let bench = Bench::new();
+    let order =
+        Order::shell("trap '' TERM; (while :; do sleep 1; done) & while :; do sleep 1; done")
+            .limits(|limits| limits.timeout_ms = 700);
+    let ran = bench.run(order).await;
+    assert_eq!(ran.outcome.cause, Cause::Timeout, "{ran:?}");
+    assert_eq!(ran.outcome.exit_code, Some(137));
+    assert!(ran.outcome.duration >= Duration::from_millis(700));
+    assert_eq!(bench.leftovers(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_cancelled_job_ends_and_leaves_nothing() {
+    let bench = Bench::new();
+    let order = Order::shell("exec sleep 60");
+    let cancel = order.cancel.clone();
+    let (tell, started) = oneshot::channel();
+    let (ran, ()) = tokio::join!(bench.run_and_tell(order, tell), async {
+        started.await.unwrap();
+        cancel.cancel();
+    });
+    assert_eq!(ran.outcome.cause, Cause::Cancelled, "{ran:?}");
+    assert_eq!(bench.leftovers(), [""; 0]);
+
+    let order = Order { run_id: 2, ..Order::shell("true") };
+    order.cancel.cancel();
+    let ran = bench.run(order).await;
+    assert_eq!((ran.outcome.cause, ran.outcome.started_at), (Cause::Cancelled, None), "{ran:?}");
+    assert_eq!(bench.leftovers(), [""; 0]);
+}
+
+#[tokio::test]
+async fn too_much_output_is_cut_and_the_job_goes_on_unless_it_asked_to_fail() {
+    let bench = Bench::new();
+    let noisy =
+        "import sys\nfor _ in range(64): print('x' * 65535)\nprint('end', file=sys.stderr)\n";
+    let order = Order::python(noisy).limits(|limits| limits.output_bytes = 100_000);
+    let ran = bench.run(order).await;
+    assert_eq!((ran.outcome.cause, ran.outcome.exit_code), (Cause::Exited, Some(0)), "{ran:?}");
+    assert_eq!((ran.stdout.len(), ran.stderr.as_str()), (100_000, "end\n"));
+    assert!(ran.outcome.stdout_truncated && !ran.outcome.stderr_truncated);
+
+    let order = Order::python(noisy).limits(|limits| limits.output_bytes = 100_000);
+    let mut order = Order { run_id: 2, ..order };
+    order.spec.fail_on_output_limit = true;
+    order.spec.program = Program::Command { argv: vec!["yes".into()] };
+    let ran = bench.run(order).await;
+    assert_eq!(ran.outcome.cause, Cause::OutputLimit);
+    assert_eq!(ran.stdout.len(), 100_000);
+}
+
+#[tokio::test]
+async fn eight_jobs_at_once_keep_their_outputs_and_codes_apart() {
+    let bench = Bench::new();
+    let runs = futures::future::join_all((1..=8).map(|run_id| {
+        let order =
+            Order::shell(&format!("echo out {run_id}; echo err {run_id} >&2; exit {run_id}"));
+        bench.run(Order { run_id, ..order })
+    }));
+    for (ran, n) in runs.await.iter().zip(1..) {
+        assert_eq!(ran.stdout, format!("out {n}\n"), "{ran:?}");
+        assert_eq!(ran.stderr, format!("err {n}\n"));
+        assert_eq!(ran.outcome.exit_code, Some(n));
+    }
+    assert_eq!(bench.leftovers(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_program_that_the_image_lacks_ends_as_in_a_shell() {
+    let bench = Bench::new();
+    let ran = bench.run(Order::new(Program::Command { argv: vec!["no-such".into()] })).await;
+    assert_eq!((ran.outcome.cause, ran.outcome.exit_code), (Cause::Exited, Some(127)));
+    assert_eq!(ran.stderr, "sway: no-such: not found in the image\n");
+    assert_eq!(ran.outcome.started_at, None);
+    assert_eq!(bench.leftovers(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_signal_shows_in_the_exit_code() {
+    let bench = Bench::new();
+    let ran = bench.run(Order::python("import os\nos.abort()\n")).await;
+    // As the first process of its pid namespace it can't kill itself by signal; abort() then
+    // ends it in another way, which glibc decides.
+    assert_ne!(ran.outcome.exit_code, Some(0), "{ran:?}");
+    let child = Order::shell("sh -c 'kill -9 $$'; echo $?");
+    assert_eq!(bench.run(Order { run_id: 2, ..child }).await.stdout, "137\n");
+}
+
+#[tokio::test]
+async fn the_images_user_environment_and_directory_hold() {
+    let bench = Bench::new();
+    let config = RunConfig {
+        user: "games".into(),
+        working_dir: "/srv/new/work".into(),
+        env: vec!["FROM_IMAGE=1".into(), "OMP_NUM_THREADS=7".into()],
+        ..RunConfig::default()
+    };
+    let mut order = Order::python(
+        "import os\nprint(os.getuid(), os.getgid(), os.getcwd(), os.listdir('.'))\n\
+         print([os.environ[n] for n in ('FROM_IMAGE', 'OMP_NUM_THREADS', 'MINE', 'MKL_NUM_THREADS')])\n",
+    );
+    order.mount = PlainRootfs::new(base(), config);
+    order.spec.env = [("MINE".to_owned(), "a=b".to_owned())].into();
+    let ran = bench.run(order).await;
+    assert_eq!(ran.stdout, "5 60 /srv/new/work ['app.py']\n['1', '7', 'a=b', '2']\n", "{ran:?}");
+}
+
+#[tokio::test]
+async fn directories_that_the_skeleton_covers_look_as_in_the_image() {
+    let bench = Bench::new();
+    let stat = "import os\nfor path in ('/', '/etc', '/usr'):\n    s = os.stat(path)\n    \
+                print(path, oct(s.st_mode), s.st_uid, s.st_gid, s.st_mtime_ns)\n";
+    let ran = bench.run(Order::python(stat)).await;
+    let expected = ["/", "/etc", "/usr"].map(|path| {
+        let stat = fs_err::metadata(base().join(path.trim_start_matches('/'))).unwrap();
+        let mtime = i128::from(stat.mtime()) * 1_000_000_000 + i128::from(stat.mtime_nsec());
+        format!("{path} 0o{:o} {} {} {mtime}\n", stat.mode(), stat.uid(), stat.gid())
+    });
+    assert_eq!(ran.stdout, expected.concat(), "{ran:?}");
+}
+
+#[tokio::test]
+async fn a_container_that_can_not_be_made_leaves_nothing() {
+    let data = tempfile::tempdir().unwrap();
+    let config = RunnerConfig {
+        dir: data.path().join("jobs"),
+        worker_id: format!("test-{}", uuid::Uuid::new_v4().simple()),
+        runc: "/bin/false".into(),
+        runc_root: data.path().join("runc"),
+        allow_container_root: false,
+    };
+    let worker_id = config.worker_id.clone();
+    let runner = Runner::new(config, Arc::new(Accounts::default())).unwrap();
+    let bench = Bench { data, runner, worker_id };
+    let ran = bench.run(Order::shell("true")).await;
+    assert_eq!(ran.outcome.cause, Cause::Infrastructure, "{ran:?}");
+    assert!(ran.outcome.started_at.is_none() && ran.stderr.contains("runc create failed"));
+    assert_eq!(bench.leftovers(), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_a_killed_worker_left_is_removed_at_the_next_start() {
+    let bench = Bench::new();
+    let (tell, started) = oneshot::channel();
+    {
+        // Dropping a run half-way leaves what a worker that was killed leaves.
+        let job = bench.run_and_tell(Order::shell("sleep 60 & sleep 60"), tell);
+        tokio::pin!(job);
+        tokio::select! {
+            ran = &mut job => panic!("{ran:?}"),
+            result = started => result.unwrap(),
+        }
+    }
+    assert!(bench.leftovers().len() > 3, "{:?}", bench.leftovers());
+    let next = runner(bench.data.path(), &bench.worker_id);
+    next.recover().await.unwrap();
+    assert_eq!(bench.leftovers(), [""; 0]);
+    let order = Order { run_id: 2, ..Order::shell("echo well") };
+    assert_eq!(bench.run(order).await.stdout, "well\n");
+    drop(next);
 }

@@ -4,6 +4,8 @@
 //! `cargo test -p sway-worker --features privileged --test privileged`.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod job;
+mod job_isolation;
 mod mount;
 mod mount_fixture;
 mod mount_random;
