@@ -141,7 +141,8 @@ impl Chunks {
         account: &Arc<RunAccount>,
     ) -> Result<Vec<Blob>, FetchError> {
         let started = Instant::now();
-        let deadline = started + self.fetcher.config().deadline;
+        let patience = account.read_deadline(self.fetcher.config().deadline);
+        let deadline = started + patience;
         let mut seats = self.board(parts, account);
         let mut blobs = Vec::with_capacity(parts.len());
         for (at, part) in parts.iter().enumerate() {
@@ -153,10 +154,13 @@ impl Chunks {
                         break blob;
                     }
                     Seat::Waiting { ticket, own } => {
-                        let Ok(outcome) = timeout_at(deadline, ticket.landed()).await else {
+                        // A run may have less time than the fetch that it waits for.
+                        let waited_before = account.gave_up(digest, FAILURE_LIFETIME);
+                        let until = if waited_before { started } else { deadline };
+                        let Ok(outcome) = timeout_at(until, ticket.landed()).await else {
+                            account.give_up(digest);
                             let reason = "still on its way".to_owned();
-                            let waited = started.elapsed();
-                            return Err(FetchError::Deadline { digest, waited, reason });
+                            return Err(FetchError::Deadline { digest, waited: patience, reason });
                         };
                         match outcome {
                             Ok(blob) => {

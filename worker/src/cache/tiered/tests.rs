@@ -140,6 +140,25 @@ async fn a_failure_is_not_waited_for_twice_and_is_soon_forgotten() {
 }
 
 #[tokio::test]
+async fn a_run_with_little_time_waits_for_a_third_of_it_and_once() {
+    let stack = stack(Script::of([]), |_| {});
+    stack.account.bound_reads(Duration::from_millis(100));
+    let chunk = stack.put(b"wanted");
+    stack.script.always(Act::Unreachable);
+    let begun = Instant::now();
+    for _ in 0..10 {
+        let error = stack.chunks.chunk(chunk, &stack.account).await.unwrap_err();
+        assert!(matches!(error, FetchError::Deadline { .. }), "{error}");
+    }
+    // Others may wait longer, and the fetch goes on for them.
+    assert!(begun.elapsed() < stack.chunks.fetcher.config().deadline);
+    stack.script.always(Act::Answer);
+    let patient = Arc::default();
+    assert_eq!(stack.chunks.chunk(chunk, &patient).await.unwrap().as_ref(), b"wanted");
+    assert!(stack.chunks.chunk(chunk, &stack.account).await.is_ok());
+}
+
+#[tokio::test]
 async fn a_chunk_of_another_length_than_its_manifest_says_is_refused() {
     let stack = stack(Script::of([]), |_| {});
     let mut chunk = stack.put(b"wanted");
