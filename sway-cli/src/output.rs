@@ -6,7 +6,10 @@
 //! terminals, and never with `NO_COLOR` (anstream sees to that).
 
 use std::fmt::Display;
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use owo_colors::OwoColorize;
@@ -136,9 +139,10 @@ impl Output {
 pub(crate) struct Relay {
     stdout: tokio::io::Stdout,
     stderr: tokio::io::Stderr,
-    /// Whether the last thing that was written to stderr's device was a whole line.
+    /// Whether what was written last to where stderr goes was not a whole line.
     line_is_open: bool,
-    one_device: bool,
+    /// Whether stdout goes to the same terminal, file or pipe.
+    is_one: bool,
 }
 
 impl Relay {
@@ -148,7 +152,7 @@ impl Relay {
             stdout: tokio::io::stdout(),
             stderr: tokio::io::stderr(),
             line_is_open: false,
-            one_device: io::stdout().is_terminal() && io::stderr().is_terminal(),
+            is_one: identity(&io::stdout()).is_some_and(|it| Some(it) == identity(&io::stderr())),
         }
     }
 
@@ -164,7 +168,7 @@ impl Relay {
                 self.stderr.flush().await?;
             }
         }
-        if (stream == OutputStream::Stderr || self.one_device)
+        if (stream == OutputStream::Stderr || self.is_one)
             && let Some(last) = data.last()
         {
             self.line_is_open = *last != b'\n';
@@ -180,6 +184,13 @@ impl Relay {
             let _ = self.stderr.flush().await;
         }
     }
+}
+
+/// What a stream is, whatever leads to it.
+fn identity(stream: &impl AsFd) -> Option<(u64, u64)> {
+    let file = File::from(stream.as_fd().try_clone_to_owned().ok()?);
+    let metadata = file.metadata().ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 /// The error and its sources, outermost first, on one line.

@@ -101,11 +101,8 @@ async fn serve(
         ChunksConfig { disk_dir: Some(cache.path().to_owned()), ..ChunksConfig::default() };
     let mut interrupts = Interrupts::listen()?;
     let shutdown = CancellationToken::new();
-    context.output.note(format_args!(
-        "{} is mounted on {} until Ctrl-C.",
-        args.image,
-        args.dir.display()
-    ));
+    let (image, dir) = (&args.image, args.dir.display());
+    context.output.note(format_args!("Mounting {image} on {dir}. Ctrl-C unmounts it."));
     let mount = sway_worker::mount::foreground(
         Arc::new(fileserver),
         manifest,
@@ -120,7 +117,7 @@ async fn serve(
     };
     tokio::select! {
         ended = mount => {
-            ended.with_context(|| format!("can't mount {} on {}", args.image, args.dir.display()))
+            ended.with_context(|| format!("can't mount {image} on {dir}"))
         }
         () = stopping => Ok(()),
     }

@@ -28,6 +28,7 @@ use crate::follow::{End, NoReader, follow};
 use crate::interrupt::Interrupts;
 use crate::output::{Output, Relay};
 use crate::program;
+use crate::project;
 use crate::size::{parse_cpus_milli, parse_size, parse_time_ms, show_size, show_time};
 
 /// How long a cancelled job may take to end before we stop waiting for it.
@@ -161,10 +162,11 @@ fn refused(error: anyhow::Error) -> anyhow::Error {
 
 /// The image that was exported from the project that a script or folder belongs to.
 fn project_image(program: &Path) -> anyhow::Result<ImageName> {
-    let _ = program;
-    Err(Failure::refused("there is no image to run this in")
-        .hint("`sway export` makes one of the Dockerfile here; `sway images` lists those that there are, for --image")
-        .into())
+    project::find(program).ok_or_else(|| {
+        Failure::refused(format!("no image was exported from the project of {}", program.display()))
+            .hint("`sway export` makes one of its Dockerfile; --image takes one of `sway images`")
+            .into()
+    })
 }
 
 /// What is sent to the worker.

@@ -44,7 +44,7 @@ fn a_missing_script_is_named() {
 fn without_an_image_the_way_to_one_is_told() {
     insta::assert_snapshot!(snapshot(&Home::new(), NOBODY, &["run", "app.py"]), @r#"
     exit code 125
-    error: there is no image to run this in — `sway export` makes one of the Dockerfile here; `sway images` lists those that there are, for --image
+    error: no image was exported from the project of app.py — `sway export` makes one of its Dockerfile; --image takes one of `sway images`
     "#);
 }
 

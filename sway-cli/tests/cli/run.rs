@@ -278,6 +278,28 @@ fn a_detached_job_tells_its_id() {
 }
 
 #[test]
+fn the_last_line_is_a_line_of_its_own_where_both_streams_are_one() {
+    let worker = FakeWorker::with_job(vec![
+        output("stdout", b"no newline"),
+        end("completed", &run("exited", Some(0))),
+    ]);
+    let home = Home::new();
+    let both = std::fs::File::create(home.path().join("both")).unwrap();
+    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("sway"));
+    command
+        .args(["run", "--image", "scipy", "app.py"])
+        .env("WORKER_URL", &worker.url)
+        .env("SWAY_TOKEN", "secret")
+        .current_dir(home.path())
+        .stdin(std::process::Stdio::null())
+        .stdout(both.try_clone().unwrap())
+        .stderr(both);
+    assert!(command.status().unwrap().success());
+    let both = std::fs::read_to_string(home.path().join("both")).unwrap();
+    assert_eq!(both, "no newline\n✓ Run completed in 412 ms (exited with code 0)\n");
+}
+
+#[test]
 fn with_verbose_each_step_is_told_on_stderr() {
     let worker = FakeWorker::with_job(done());
     let args = ["run", "-v", "--image", "scipy", "app.py"];
