@@ -7,7 +7,7 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sway_core::job::{Cause, JobFile, Program};
+use sway_core::job::{Cause, JobFile, Network, Program};
 use sway_core::manifest::RunConfig;
 
 use crate::job::{Bench, Order, PlainRootfs, Ran, base};
@@ -108,6 +108,39 @@ async fn neither_host_nor_network_nor_other_jobs_can_be_reached() {
     victim.wait().unwrap();
     assert!(alive);
     check("reach", &ran);
+}
+
+/// Needs slirp4netns, as the worker does.
+#[tokio::test]
+async fn an_isolated_job_reaches_neither_private_addresses_nor_the_host() {
+    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // What a packet to the outside would be sent from; nothing is sent.
+    let outward = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let host = outward.connect("192.0.2.1:9").and_then(|()| outward.local_addr());
+    let mut addresses = vec!["169.254.169.254".to_owned(), "10.1.2.3".into(), "192.168.0.1".into()];
+    addresses.extend(host.ok().map(|host| host.ip().to_string()));
+    let source = format!(
+        "import socket, sys\n\
+         print([name for _, name in socket.if_nameindex()])\n\
+         for address in [*sys.argv[1:], '127.0.0.1', '10.0.2.2']:\n\
+        \x20   try:\n\
+        \x20       socket.create_connection((address, {port}), timeout=5)\n\
+        \x20       print(address, 'REACHED')\n\
+        \x20   except OSError:\n\
+        \x20       print(address, 'refused')\n"
+    );
+    let bench = Bench::new();
+    let mut order = Order::python(&source);
+    order.spec.network = Network::Isolated;
+    order.spec.args = addresses.clone();
+    let ran = bench.run(order).await;
+    let mut expected = "['lo', 'tap0']\n".to_owned();
+    for address in addresses.iter().map(String::as_str).chain(["127.0.0.1", "10.0.2.2"]) {
+        expected += &format!("{address} refused\n");
+    }
+    assert_eq!(ran.stdout, expected, "{ran:?}");
+    assert_eq!(bench.leftovers(), [""; 0]);
 }
 
 #[tokio::test]
