@@ -29,9 +29,11 @@ def main():
     events = arguments[0] == "--events"
     count, limit = int(arguments[-2]), float(arguments[-1])
     delays = []
+    text = b""
     for piece, now in pieces(events):
-        for line in piece.decode().splitlines():
-            delays.append(now - float(line.split()[2]))
+        # A piece is what was there to read, and not always a line.
+        *lines, text = (text + piece).split(b"\n")
+        delays += [now - float(line.split()[2]) for line in lines]
     print("delays in ms:", *(f"{delay * 1000:.0f}" for delay in delays))
     if len(delays) != count or max(delays) > limit:
         sys.exit(f"{len(delays)} lines, the slowest after {max(delays, default=0):.3f} s")
