@@ -7,7 +7,7 @@ use serde_json::json;
 use sway_client::ClientError;
 use sway_core::job::{Cause, JobState};
 
-use crate::support::{PATIENCE, Worker, events, job_when, json, spec, stdout};
+use crate::support::{PATIENCE, TOKEN, Worker, events, job_when, json, spec, stdout};
 
 #[tokio::test]
 async fn a_job_runs_and_its_answer_says_how_it_ended() {
@@ -161,6 +161,33 @@ async fn a_job_is_cancelled_when_its_only_follower_has_gone() {
     assert_eq!(job.run.unwrap().message.as_deref(), Some("its client went away"));
     let job = client.jobs().job(&detached.id).await.unwrap();
     assert_eq!(job.state, JobState::Running);
+}
+
+#[tokio::test]
+async fn a_job_is_cancelled_when_who_waits_for_it_hangs_up() {
+    use tokio::io::AsyncWriteExt as _;
+    let worker = Worker::start().await;
+    let body = json(&spec(&["hang"]));
+    let mut stream = tokio::net::TcpStream::connect(worker.addr).await.unwrap();
+    let head = format!(
+        "POST /v1/jobs?wait=true HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {TOKEN}\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        worker.addr,
+        body.len(),
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&body).await.unwrap();
+    let begun = Instant::now();
+    let id = loop {
+        let jobs = worker.get("/v1/jobs?state=running").send().await.json();
+        if let Some(id) = jobs["jobs"][0]["id"].as_str() {
+            break id.to_owned();
+        }
+        assert!(begun.elapsed() < PATIENCE);
+    };
+    drop(stream);
+    let job = job_when(&worker.client("operator"), &id, |job| job.state.is_final()).await;
+    assert_eq!(job.state, JobState::Cancelled);
 }
 
 #[tokio::test]
