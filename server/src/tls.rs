@@ -1,10 +1,12 @@
 //! TLS with given certificates, or with one of the server's own making that clients pin.
 
-use std::io;
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 
 use fs_err as fs;
+use fs_err::os::unix::fs::OpenOptionsExt as _;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -146,17 +148,24 @@ fn self_signed(dir: &Path) -> Result<String, TlsError> {
         let fingerprint = hex::encode(Sha256::digest(made.cert.der()));
         let parent = dir.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(parent).map_err(io)?;
-        // Whole or not at all: made aside (mode 0700), then renamed. A process that came first
-        // wins, since a directory can't be renamed over one with files in it.
-        let aside = tempfile::Builder::new().prefix(".tls-").tempdir_in(parent).map_err(io)?;
+        // Whole or not at all: made aside, then renamed. A process that came first wins, since a
+        // directory can't be renamed over one with files in it.
+        let private = std::fs::Permissions::from_mode(0o700);
+        let aside = tempfile::Builder::new()
+            .prefix(".tls-")
+            .permissions(private)
+            .tempdir_in(parent)
+            .map_err(io)?;
         for (name, text) in [
             (CERT_FILE, made.cert.pem()),
             (KEY_FILE, made.signing_key.serialize_pem()),
             (FINGERPRINT_FILE, format!("{fingerprint}\n")),
         ] {
             let path = aside.path().join(name);
-            fs::write(&path, text).map_err(io)?;
-            fs::File::open(&path).and_then(|file| file.sync_all()).map_err(io)?;
+            let mut options = fs::OpenOptions::new();
+            options.write(true).create_new(true).mode(0o600);
+            let mut file = options.open(&path).map_err(io)?;
+            file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(io)?;
         }
         if let Err(error) = std::fs::rename(aside.path(), dir)
             && !fingerprint_path.exists()
@@ -181,6 +190,10 @@ mod tests {
         assert_eq!(tls.fingerprint().unwrap().unwrap(), first);
         assert_eq!(first.len(), 64);
         assert_eq!(fs::read_dir(data.path()).unwrap().count(), 1, "nothing is left aside");
+        for (path, mode) in [("tls", 0o700), ("tls/key.pem", 0o600)] {
+            let metadata = fs::metadata(data.path().join(path)).unwrap();
+            assert_eq!(metadata.permissions().mode() & 0o777, mode, "{path}");
+        }
     }
 
     #[test]
