@@ -58,6 +58,7 @@ pub enum ClientError {
 
 impl ClientError {
     /// Whether the same call can succeed later.
+    #[deny(clippy::wildcard_enum_match_arm)]
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Timeout { .. } => true,

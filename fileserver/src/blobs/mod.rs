@@ -1,7 +1,7 @@
 //! Where blobs rest. A blob is stored as its frame (`docs/format.md`): header and encoded bytes,
 //! so that a stored blob is sent as it lies.
 //!
-//! Bytes are verified once, while they come in ([`verified_copy`]): decompressed as they stream
+//! Bytes are verified once, while they come in (`verified_copy`): decompressed as they stream
 //! by, hashed with collision detection, held to their declared length. A store makes a batch of
 //! verified blobs durable as a whole. Stores are synchronous and are called on blocking threads.
 

@@ -10,6 +10,7 @@ use crate::blobs::{StoreError, UploadError};
 use crate::refs::RefError;
 
 impl From<UploadError> for ServerError {
+    #[deny(clippy::wildcard_enum_match_arm)]
     fn from(error: UploadError) -> Self {
         let message = error.to_string();
         match error {
@@ -47,6 +48,7 @@ impl From<StoreError> for ServerError {
 }
 
 impl From<RefError> for ServerError {
+    #[deny(clippy::wildcard_enum_match_arm)]
     fn from(error: RefError) -> Self {
         let message = error.to_string();
         match &error {
