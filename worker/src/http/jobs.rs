@@ -1,19 +1,23 @@
 //! `/v1/jobs`: submit, list, follow, feed, cancel.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt as _};
 use serde::Deserialize;
-use sway_core::api::jobs::{JobEvent, JobList, JobView};
+use sway_core::api::jobs::{JOB_BODY_LEN_MAX, JobEvent, JobList, JobView};
 use sway_core::job::{JobSpec, JobState};
 use sway_server::error::{Json, Path, Query, ServerError};
 use sway_server::guard::Identity;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{App, scope};
 use crate::db::JobFilter;
@@ -22,8 +26,54 @@ use crate::db::JobFilter;
 pub(super) const PAGE_LEN: u32 = 100;
 pub(super) const PAGE_LEN_MAX: u32 = 1000;
 
+/// Requests whose bodies, of up to 64 MiB each, are in memory at a time; others wait.
+const BODIES_MAX: usize = 8;
+
+/// How long such a body may take to arrive: a slow sender must not keep others out.
+const BODY_DEADLINE: Duration = Duration::from_secs(120);
+
 /// Between comments that show a silent stream to be alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// The right to hold a body in memory.
+#[derive(Clone, Debug)]
+pub(super) struct BodyPermit {
+    _permit: Arc<OwnedSemaphorePermit>,
+}
+
+/// Bounds the bodies in memory.
+pub(super) fn bodies() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(BODIES_MAX))
+}
+
+/// Has a request wait for its [`BodyPermit`], then reads its body.
+pub(super) async fn permit_body(
+    State(bodies): State<Arc<Semaphore>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ServerError> {
+    let permit = bodies.acquire_owned().await.expect("nobody closes the semaphore");
+    let (mut parts, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, JOB_BODY_LEN_MAX);
+    let body = match tokio::time::timeout(BODY_DEADLINE, body).await {
+        Ok(Ok(body)) => body,
+        // Where the connection broke instead, nobody reads this.
+        Ok(Err(_)) => {
+            let max = JOB_BODY_LEN_MAX >> 20;
+            return Err(ServerError::too_large(format!("a job has at most {max} MiB of JSON")));
+        }
+        Err(_) => {
+            let status = StatusCode::REQUEST_TIMEOUT;
+            return Err(ServerError::new(
+                status,
+                "body_too_slow",
+                "the job did not arrive in time",
+            ));
+        }
+    };
+    parts.extensions.insert(BodyPermit { _permit: Arc::new(permit) });
+    Ok(next.run(Request::from_parts(parts, Body::from(body))).await)
+}
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,12 +88,15 @@ pub(super) async fn submit(
     identity: Identity,
     Query(query): Query<SubmitQuery>,
     headers: HeaderMap,
+    Extension(permit): Extension<BodyPermit>,
     Json(spec): Json<JobSpec>,
 ) -> Result<Response, ServerError> {
     // A key that is no text is refused by the queue as an empty one is.
     let key = headers.get("idempotency-key");
     let key = key.map(|key| key.to_str().unwrap_or_default().to_owned());
     let job = app.queue.submit(&identity, spec, key).await?;
+    // The job is on record; waiting for its end holds no body.
+    drop(permit);
     let location = [(header::LOCATION, format!("/v1/jobs/{}", job.id))];
     if !query.wait {
         return Ok((StatusCode::ACCEPTED, location, Json(job)).into_response());

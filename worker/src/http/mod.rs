@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::middleware;
 use axum::routing::{get, post};
 use sway_core::api::jobs::JOB_BODY_LEN_MAX;
 use sway_server::error::ServerError;
@@ -53,8 +54,9 @@ pub struct Access {
 
 /// All routes.
 pub fn router(app: App, access: Access) -> Router {
+    let permit = middleware::from_fn_with_state(jobs::bodies(), jobs::permit_body);
     let routes = Router::new()
-        .route("/v1/jobs", get(jobs::list).post(jobs::submit))
+        .route("/v1/jobs", post(jobs::submit).layer(permit).get(jobs::list))
         .route("/v1/jobs/{id}", get(jobs::show))
         .route("/v1/jobs/{id}/logs", get(jobs::logs))
         .route("/v1/jobs/{id}/cancel", post(jobs::cancel))

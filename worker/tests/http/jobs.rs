@@ -164,6 +164,28 @@ async fn a_job_is_cancelled_when_its_only_follower_has_gone() {
 }
 
 #[tokio::test]
+async fn many_that_wait_for_their_jobs_keep_nobody_out() {
+    let worker = Worker::start_with(|config| config.running_max = 1).await;
+    let body = json(&spec(&["say", "x"]));
+    let one = || worker.post("/v1/jobs?wait=true", body.clone()).send();
+    let first = json(&spec(&["hang"]));
+    let client = worker.client("operator");
+    let hanging = worker.post("/v1/jobs", first).send().await.json();
+    let waiting = futures::future::join_all((0..20).map(|_| one()));
+    let release = async {
+        loop {
+            let jobs = worker.get("/v1/jobs?state=approved").send().await.json();
+            if jobs["jobs"].as_array().unwrap().len() == 20 {
+                break;
+            }
+        }
+        client.jobs().cancel(hanging["id"].as_str().unwrap()).await.unwrap();
+    };
+    let (answers, ()) = futures::join!(waiting, release);
+    assert!(answers.iter().all(|answer| answer.json()["state"] == "completed"));
+}
+
+#[tokio::test]
 async fn a_job_is_cancelled_when_who_waits_for_it_hangs_up() {
     use tokio::io::AsyncWriteExt as _;
     let worker = Worker::start().await;
