@@ -1,3 +1,5 @@
+//! The record: what is written down, who sees it, and which files are accepted.
+
 use std::collections::BTreeMap;
 
 use sway_core::digest::Digest;
