@@ -46,9 +46,9 @@ impl CutChunk {
     }
 }
 
-/// How many page-group hashes a chunk of `len` bytes has of its own.
-pub fn group_count(len: u32) -> usize {
-    if len <= GROUP_LEN { 0 } else { len.div_ceil(GROUP_LEN) as usize }
+/// How many page-group hashes a chunk of `len` bytes has of its own: none where it is one group.
+pub fn group_count(len: u32, group_len: u32) -> usize {
+    if len <= group_len { 0 } else { len.div_ceil(group_len) as usize }
 }
 
 fn group_digests(bytes: &[u8]) -> Box<[Digest]> {
@@ -147,7 +147,7 @@ mod tests {
         let bytes = vec![1u8; GROUP_LEN as usize * 2 + 1];
         let cut = CutChunk::of(&bytes);
         assert_eq!(cut.groups.len(), 3);
-        assert_eq!(cut.groups.len(), group_count(cut.chunk.len));
+        assert_eq!(cut.groups.len(), group_count(cut.chunk.len, GROUP_LEN));
         assert_eq!(cut.groups[2], Digest::of(&[1]));
     }
 

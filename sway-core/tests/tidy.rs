@@ -139,7 +139,7 @@ fn processes_start_in_few_places() {
     only_in("Command::new(", |path| {
         [
             "worker/src/job/runc.rs",
-            "worker/src/job/userns.rs",
+            "worker/src/job/network.rs",
             "sway-cli/src/export/build.rs",
             "sway-cli/src/commands/doctor.rs",
         ]

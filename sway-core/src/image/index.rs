@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::layer::{Action, Change, Layer, Special};
-use crate::chunk::{CHUNK_LEN, ChunkRef, CutChunk, group_count};
+use crate::chunk::{CHUNK_LEN, ChunkRef, CutChunk, GROUP_LEN, group_count};
 use crate::digest::{DIGEST_LEN, Digest};
 use crate::manifest::{FileContent, FilePiece, Metadata, Timestamp};
 
@@ -221,7 +221,7 @@ impl<'a> Reader<'a> {
                 len if len <= CHUNK_LEN => {
                     let chunk = ChunkRef { digest: self.digest()?, len };
                     let groups =
-                        (0..group_count(len)).map(|_| self.digest()).collect::<Option<_>>()?;
+                        (0..group_count(len, GROUP_LEN)).map(|_| self.digest()).collect::<Option<_>>()?;
                     content.push_chunk(CutChunk { chunk, groups });
                 }
                 _ => return None,

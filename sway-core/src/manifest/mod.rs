@@ -441,7 +441,7 @@ impl PageGroups {
         let mut count = 0;
         for chunk in &manifest.chunks {
             starts.push(count);
-            count += group_count(chunk.len);
+            count += group_count(chunk.len, manifest.group_len);
         }
         if bytes.len() != count * DIGEST_LEN {
             return Err(ManifestError::Invalid(format!(
@@ -460,7 +460,7 @@ impl PageGroups {
     /// The hash that the bytes of group `group` of chunk `chunk` must have.
     pub fn hash(&self, manifest: &Manifest, chunk: u32, group: u32) -> Option<Digest> {
         let chunk_ref = manifest.chunks.get(chunk as usize)?;
-        match group_count(chunk_ref.len) {
+        match group_count(chunk_ref.len, manifest.group_len) {
             0 if group == 0 => Some(chunk_ref.digest),
             count if (group as usize) < count => {
                 self.hashes.get(self.starts[chunk as usize] + group as usize).copied()
