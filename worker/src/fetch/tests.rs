@@ -1,3 +1,5 @@
+//! Fetching with deadlines and retries, against a source that can be told to fail.
+
 use std::time::Duration;
 
 use super::script::{Act, Script, Scripted};

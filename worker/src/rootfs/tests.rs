@@ -1,3 +1,5 @@
+//! A rootfs without a kernel: names, attributes, reads.
+
 use std::collections::BTreeMap;
 
 use sway_core::chunk::{CHUNK_LEN, CutChunk};

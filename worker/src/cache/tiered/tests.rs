@@ -1,3 +1,5 @@
+//! The whole stack of tiers over a fileserver that can be told to fail.
+
 use super::*;
 use crate::fetch::script::{Act, Script, Scripted};
 
