@@ -147,7 +147,8 @@ request() { # METHOD URL [CURL ARGUMENTS...]
 
 # --- what must not be left behind --------------------------------------------------------------
 
-mounts_below() { awk -v dir="$1/" 'index($5, dir) == 1 { print $5 }' /proc/self/mountinfo; }
+# Mount points below a directory, and those elsewhere whose mount is made of something in it.
+mounts_below() { awk -v dir="$1/" 'index($0, dir) { print $5 }' /proc/self/mountinfo; }
 
 clean_up() {
     local status=$? file mount
