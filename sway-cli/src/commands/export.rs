@@ -124,12 +124,11 @@ pub(crate) async fn run(args: ExportArgs, context: &Context) -> anyhow::Result<E
         }
     };
     // An archive says nothing about the folder that one happens to be in.
-    if args.from.is_none() || args.directory.is_some() {
-        if let Err(error) = project::remember(&directory, &image_name) {
-            context.output.warning(format_args!(
-                "`sway run` will need --image {image_name}: the project can't be remembered ({error})"
-            ));
-        }
+    let names_the_project = args.from.is_none() || args.directory.is_some();
+    if names_the_project && let Err(error) = project::remember(&directory, &image_name) {
+        context.output.warning(format_args!(
+            "`sway run` will need --image {image_name}: the project can't be remembered ({error})"
+        ));
     }
     progress.done("Ready for sway run!");
     report(&args, context, image_name, &exported, started.elapsed())

@@ -15,7 +15,8 @@ use tar::{EntryType, GnuExtSparseHeader, Header};
 use crate::chunk::{CHUNK_LEN, Piece};
 use crate::manifest::Timestamp;
 
-const BLOCK: u64 = 512;
+const BLOCK_LEN: usize = 512;
+const BLOCK: u64 = BLOCK_LEN as u64;
 
 /// The longest PAX header or GNU long name, in bytes: what Go's `archive/tar` accepts too.
 const EXTENSION_LEN_MAX: u64 = 1 << 20;
@@ -144,11 +145,14 @@ impl<R: Read> Entries<R> {
     /// skipped.
     pub fn next_entry(&mut self) -> Result<Option<Entry>, EntryError> {
         let mut extensions = Extensions::default();
+        let mut is_described = false;
         loop {
             self.skip_data()?;
             let Some(header) = self.header()? else {
-                return Ok(None);
+                // An extended header alone has lost its entry.
+                return if is_described { Err(EntryError::Truncated) } else { Ok(None) };
             };
+            is_described = true;
             match header.entry_type() {
                 EntryType::XHeader => extensions.pax = self.pax(&header)?,
                 EntryType::GNULongName => extensions.path = Some(self.long_name(&header)?),
@@ -157,6 +161,7 @@ impl<R: Read> Entries<R> {
                 // containerd leave them aside as well.
                 EntryType::XGlobalHeader => {
                     self.extension(&header)?;
+                    is_described = false;
                 }
                 _ => return self.entry(&header, extensions).map(Some),
             }
@@ -203,13 +208,13 @@ impl<R: Read> Entries<R> {
 
     /// The next header block; none at the end, which is a block of zeros or nothing at all.
     fn header(&mut self) -> Result<Option<Header>, EntryError> {
-        let mut block = Vec::with_capacity(BLOCK as usize);
+        let mut block = Vec::with_capacity(BLOCK_LEN);
         (&mut self.input).take(BLOCK).read_to_end(&mut block)?;
-        if block.is_empty() || block.len() == BLOCK as usize && block.iter().all(|&b| b == 0) {
+        if block.is_empty() || block.len() == BLOCK_LEN && block.iter().all(|&b| b == 0) {
             self.position += block.len() as u64;
             return Ok(None);
         }
-        if block.len() < BLOCK as usize {
+        if block.len() < BLOCK_LEN {
             return Err(EntryError::Truncated);
         }
         let header = Header::from_byte_slice(&block).clone();
@@ -436,7 +441,7 @@ impl<R: Read> Entries<R> {
                         }
                     }
                 }
-                None if self.data_left >= BLOCK && text.len() < BLOCK as usize => {
+                None if self.data_left >= BLOCK && text.len() < BLOCK_LEN => {
                     text.extend(self.take(BLOCK)?);
                 }
                 None => return Ok(None),
