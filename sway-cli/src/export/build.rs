@@ -352,13 +352,22 @@ mod tests {
 
     #[tokio::test]
     async fn a_failed_builder_is_quoted() {
-        let mut command = Command::new("sh");
-        command.args(["-c", "for i in $(seq 30); do echo line $i; done; echo last >&2; exit 3"]);
-        let mut seen = 0;
-        let result = run(Builder::Buildah, "failed", command, &mut |_| seen += 1).await;
-        let Err(ExportError::Build { output, what, .. }) = result else { panic!("{result:?}") };
-        assert_eq!((seen, output.len()), (31, TAIL_LINES));
-        assert!(output.contains(&"line 30".to_owned()) && output.contains(&"last".to_owned()));
+        let failed = async |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            let mut seen = 0;
+            let result = run(Builder::Buildah, "failed", command, &mut |_| seen += 1).await;
+            let Err(ExportError::Build { output, what, .. }) = result else { panic!("{result:?}") };
+            (seen, output, what)
+        };
+        let (seen, output, what) =
+            failed("for i in $(seq 30); do echo line $i; done; exit 3").await;
+        assert_eq!((seen, output.len()), (30, TAIL_LINES));
+        assert_eq!(output.last().map(String::as_str), Some("line 30"));
+        // Which of two streams is read first is nobody's promise.
+        let (_, mut both, _) = failed("echo out; echo err >&2; exit 3").await;
+        both.sort();
+        assert_eq!(both, ["err", "out"]);
         assert!(what.contains('3'), "{what}");
     }
 }

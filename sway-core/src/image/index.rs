@@ -220,8 +220,9 @@ impl<'a> Reader<'a> {
                 0 => content.push_holes(self.u32()?),
                 len if len <= CHUNK_LEN => {
                     let chunk = ChunkRef { digest: self.digest()?, len };
-                    let groups =
-                        (0..group_count(len, GROUP_LEN)).map(|_| self.digest()).collect::<Option<_>>()?;
+                    let groups = (0..group_count(len, GROUP_LEN))
+                        .map(|_| self.digest())
+                        .collect::<Option<_>>()?;
                     content.push_chunk(CutChunk { chunk, groups });
                 }
                 _ => return None,
