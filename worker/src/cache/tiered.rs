@@ -9,7 +9,7 @@
 //! asks for a page twice (read-ahead, then the page), and a process must not wait twice as long.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -30,11 +30,9 @@ use crate::fetch::{
 /// Chunks that may wait to be written to disk: 128 KiB each, so 4 MiB.
 const WRITES_MAX: usize = 32;
 
-/// How long a failure is remembered.
-const FAILURE_LIFETIME: Duration = Duration::from_secs(3);
-
-/// Failures that are remembered at once; all are forgotten when there are more.
-const FAILURES_MAX: usize = 1024;
+/// How long a run that waited for a chunk in vain is not made to wait for it again: the kernel
+/// asks up to three times for a page that failed. Other runs are not concerned.
+const GIVEN_UP_LIFETIME: Duration = Duration::from_secs(3);
 
 /// Sizes and limits of [`Chunks`].
 #[derive(Clone, Debug)]
@@ -76,7 +74,6 @@ pub struct Chunks {
     disk: Option<Arc<DiskCache>>,
     fetcher: Fetcher,
     flights: Arc<Flights>,
-    failures: Mutex<HashMap<Digest, (Instant, FetchError)>>,
     writes: Arc<Semaphore>,
     tasks: Tasks,
 }
@@ -101,7 +98,6 @@ impl Chunks {
             disk,
             fetcher: Fetcher::new(source, config.fetch),
             flights: Arc::default(),
-            failures: Mutex::default(),
             writes: Arc::new(Semaphore::new(WRITES_MAX)),
             tasks,
         }))
@@ -155,7 +151,7 @@ impl Chunks {
                     }
                     Seat::Waiting { ticket, own } => {
                         // A run may have less time than the fetch that it waits for.
-                        let waited_before = account.gave_up(digest, FAILURE_LIFETIME);
+                        let waited_before = account.gave_up(digest, GIVEN_UP_LIFETIME);
                         let until = if waited_before { started } else { deadline };
                         let Ok(outcome) = timeout_at(until, ticket.landed()).await else {
                             account.give_up(digest);
@@ -173,16 +169,17 @@ impl Chunks {
                             Err(FetchError::Deadline { .. })
                                 if !own && Instant::now() < deadline =>
                             {
-                                self.failures().remove(&digest);
                                 seats[at] = self
                                     .board(std::slice::from_ref(part), account)
                                     .pop()
                                     .expect("one seat for each part");
                             }
-                            Err(error) => return Err(error),
+                            Err(error) => {
+                                account.give_up(digest);
+                                return Err(error);
+                            }
                         }
                     }
-                    Seat::Failed(error) => return Err(error),
                     Seat::Taken => unreachable!("each seat is left once"),
                 }
             };
@@ -243,11 +240,6 @@ impl Chunks {
                 Boarding::Landed(blob) => Seat::Memory(blob),
                 Boarding::Joined(ticket) => Seat::Waiting { ticket, own: false },
                 Boarding::First(flight, ticket) => {
-                    if let Some(error) = self.failed_just_now(digest) {
-                        flight.land(Err(error.clone()));
-                        seats.push(Seat::Failed(error));
-                        continue;
-                    }
                     let bytes = Some(part.bytes);
                     departing.push(Departing { flight, len: part.chunk.len, bytes });
                     Seat::Waiting { ticket, own: true }
@@ -305,36 +297,9 @@ impl Chunks {
                     flight.land(Ok(blob.clone()));
                     self.keep_on_disk(&blob).await;
                 }
-                Err(error) => {
-                    if matches!(error, FetchError::Deadline { .. }) {
-                        self.note_failure(digest, error.clone());
-                    }
-                    flight.land(Err(error));
-                }
+                Err(error) => flight.land(Err(error)),
             }
         }
-    }
-
-    fn note_failure(&self, digest: Digest, error: FetchError) {
-        let mut failures = self.failures();
-        if failures.len() >= FAILURES_MAX {
-            failures.clear();
-        }
-        failures.insert(digest, (Instant::now(), error));
-    }
-
-    fn failed_just_now(&self, digest: Digest) -> Option<FetchError> {
-        let mut failures = self.failures();
-        let (at, error) = failures.get(&digest)?;
-        if at.elapsed() < FAILURE_LIFETIME {
-            return Some(error.clone());
-        }
-        failures.remove(&digest);
-        None
-    }
-
-    fn failures(&self) -> MutexGuard<'_, HashMap<Digest, (Instant, FetchError)>> {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Those of `digests` that are on disk.
@@ -363,7 +328,6 @@ impl Chunks {
 enum Seat {
     Memory(Blob),
     Waiting { ticket: Ticket, own: bool },
-    Failed(FetchError),
     Taken,
 }
 
