@@ -56,9 +56,8 @@ impl IdMap {
     /// many for one map.
     fn new(base: u32, others: &BTreeSet<u32>) -> Option<Self> {
         let mut extents = vec![Extent { inside: 0, outside: base, count: COMMON }];
-        let mut outside = base + COMMON;
         // The last value is no id: (uid_t)-1.
-        for &inside in others.range(COMMON..u32::MAX) {
+        for (outside, &inside) in (base + COMMON..).zip(others.range(COMMON..u32::MAX)) {
             if outside == base + STRIDE {
                 return None;
             }
@@ -66,7 +65,6 @@ impl IdMap {
                 Some(last) if last.inside + last.count == inside => last.count += 1,
                 _ => extents.push(Extent { inside, outside, count: 1 }),
             }
-            outside += 1;
         }
         (extents.len() <= EXTENTS_MAX).then_some(Self(extents))
     }

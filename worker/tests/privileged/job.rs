@@ -200,9 +200,13 @@ impl Order {
 
 impl Bench {
     pub(crate) fn new() -> Self {
+        Self::with_accounts(Arc::default())
+    }
+
+    pub(crate) fn with_accounts(accounts: Arc<Accounts>) -> Self {
         let data = tempfile::tempdir().unwrap();
         let worker_id = format!("test-{}", uuid::Uuid::new_v4().simple());
-        let runner = runner(data.path(), &worker_id);
+        let runner = runner(data.path(), &worker_id, accounts);
         Self { data, runner, worker_id }
     }
 
@@ -272,7 +276,18 @@ impl Drop for Bench {
     }
 }
 
-fn runner(data: &Path, worker_id: &str) -> Runner {
+/// Waits until an output log has `text` in one piece: Python writes a line and its end apart.
+pub(crate) async fn shows(log: &Path, text: &[u8]) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !fs_err::read(log).is_ok_and(|bytes| bytes.windows(text.len()).any(|at| at == text)) {
+        let bytes = fs_err::read(log).unwrap_or_default();
+        let log = String::from_utf8_lossy(&bytes);
+        assert!(std::time::Instant::now() < deadline, "the log has {log:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn runner(data: &Path, worker_id: &str, accounts: Arc<Accounts>) -> Runner {
     let config = RunnerConfig {
         dir: data.join("jobs"),
         worker_id: worker_id.to_owned(),
@@ -280,7 +295,7 @@ fn runner(data: &Path, worker_id: &str) -> Runner {
         runc_root: data.join("runc"),
         allow_container_root: false,
     };
-    Runner::new(config, Arc::new(Accounts::default())).unwrap()
+    Runner::new(config, accounts).unwrap()
 }
 
 #[tokio::test]
@@ -313,9 +328,7 @@ async fn output_is_stored_as_it_is_written() {
     let job = bench.run(order);
     // The job goes on only when its first line has been seen.
     let answer = async {
-        while !fs_err::read(&path).is_ok_and(|bytes| bytes.ends_with(b"first\n")) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        shows(&path, b"first").await;
         input.send("a line\nand ".into()).await.unwrap();
         input.send("more".into()).await.unwrap();
         drop(input);
@@ -492,7 +505,7 @@ async fn what_a_killed_worker_left_is_removed_at_the_next_start() {
         }
     }
     assert!(bench.leftovers().len() > 3, "{:?}", bench.leftovers());
-    let next = runner(bench.data.path(), &bench.worker_id);
+    let next = runner(bench.data.path(), &bench.worker_id, Arc::default());
     next.recover().await.unwrap();
     assert_eq!(bench.leftovers(), [""; 0]);
     let order = Order { run_id: 2, ..Order::shell("echo well") };
