@@ -22,6 +22,10 @@ need() { # COMMAND PACKAGE...
 }
 need cc gcc libc6-dev
 need runc runc
+# Process 1 of every container, and the way out of those with --network isolated.
+need tini-static tini
+need slirp4netns slirp4netns
+need ip iproute2
 need curl curl ca-certificates
 need jq jq
 need flock util-linux

@@ -57,6 +57,8 @@ pub struct Config {
     pub allow_root: bool,
     /// The OCI runtime.
     pub runc: PathBuf,
+    /// A static init for the first process of every container; none where the machine has none.
+    pub init: Option<PathBuf>,
 }
 
 impl Config {
@@ -83,6 +85,7 @@ impl Config {
             read_deadline: Duration::from_secs(30),
             allow_root: false,
             runc: PathBuf::from("runc"),
+            init: crate::job::find_init(),
         }
     }
 }
@@ -157,6 +160,10 @@ pub struct Arguments {
     /// The OCI runtime
     #[arg(long, value_name = "PATH", default_value = "runc")]
     runc: PathBuf,
+    /// The static init of every container [default: tini-static, docker-init or catatonit, if
+    /// there is one]
+    #[arg(long, value_name = "PATH")]
+    init: Option<PathBuf>,
     /// Log lines as text or json
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
@@ -217,6 +224,7 @@ pub fn load(arguments: Arguments) -> anyhow::Result<Process> {
     config.read_deadline = Duration::from_secs(arguments.read_deadline);
     config.allow_root = arguments.allow_root;
     config.runc = arguments.runc;
+    config.init = arguments.init.or(config.init);
     Ok(Process {
         config,
         listen: Listen { addr: arguments.listen, tls },

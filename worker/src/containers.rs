@@ -39,6 +39,7 @@ impl Containers {
                 runc: config.runc.clone(),
                 runc_root: data.join("runc"),
                 allow_container_root: config.allow_root,
+                init: config.init.clone(),
             },
             Arc::clone(&foundation.accounts),
         )?;

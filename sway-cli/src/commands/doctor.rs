@@ -146,6 +146,8 @@ async fn look_at_machine() -> Machine {
         swap: read("/proc/swaps").is_some_and(|text| text.lines().count() > 1),
         swap_accounting: swap_is_accounted(),
         runc: answer("runc", &["--version"]).await,
+        init: init(),
+        slirp4netns: answer("slirp4netns", &["--version"]).await,
     }
 }
 
@@ -157,6 +159,16 @@ fn swap_is_accounted() -> bool {
         groups.flatten().find(|group| group.path().join("memory.swap.max").exists())
     };
     is_there("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes") || in_a_group().is_some()
+}
+
+#[cfg(target_os = "linux")]
+fn init() -> Option<String> {
+    sway_worker::job::find_init().map(|path| path.display().to_string())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn init() -> Option<String> {
+    None
 }
 
 /// What a program says, if it is there and succeeds in time.

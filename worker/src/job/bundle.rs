@@ -12,6 +12,7 @@ use sway_core::manifest::Manifest;
 
 use super::RunError;
 use super::ids::IdMaps;
+use super::init;
 use super::program::{self, Process};
 use super::seccomp;
 use super::skeleton::{Owner, Skeleton, names};
@@ -60,6 +61,8 @@ pub(crate) struct Request<'a> {
     /// The name server that the job can reach.
     pub(crate) name_server: Option<Ipv4Addr>,
     pub(crate) host: Host,
+    /// The host's init, if it has one.
+    pub(crate) init: Option<&'a Path>,
 }
 
 /// What is to be carried out.
@@ -155,6 +158,10 @@ fn config(request: &Request<'_>, process: &Process, env: &[(String, String)]) ->
     let User { uid, gid, additional_gids, .. } = request.user;
     let env: Vec<String> = env.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let none: [&str; 0] = [];
+    let (arguments, init_mount) = match request.init {
+        Some(host_init) => (init::arguments(&process.argv), Some(init::mount(host_init))),
+        None => (process.argv.clone(), None),
+    };
     // A file on a tmpfs can't be longer than it; this bounds what is sparse.
     let file_bytes = tmp_bytes.max(SHM_BYTES) + (1 << 20);
     let mut resources = json!({
@@ -171,14 +178,14 @@ fn config(request: &Request<'_>, process: &Process, env: &[(String, String)]) ->
         // Who exceeds the limit ends as a whole.
         resources["unified"] = json!({"memory.oom.group": "1"});
     }
-    json!({
+    let mut config = json!({
         "ociVersion": "1.0.2",
         "root": {"path": request.rootfs, "readonly": true},
         "hostname": request.hostname,
         "process": {
             "terminal": false,
             "user": {"uid": uid, "gid": gid, "additionalGids": additional_gids, "umask": 0o022},
-            "args": process.argv,
+            "args": arguments,
             "env": env,
             "cwd": process.cwd,
             "noNewPrivileges": true,
@@ -223,7 +230,11 @@ fn config(request: &Request<'_>, process: &Process, env: &[(String, String)]) ->
                 "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger",
             ],
         },
-    })
+    });
+    if let (Some(mount), Some(mounts)) = (init_mount, config["mounts"].as_array_mut()) {
+        mounts.push(mount);
+    }
+    config
 }
 
 /// Options of a bounded tmpfs that everybody may write to.

@@ -8,6 +8,7 @@
 pub mod output;
 
 mod bundle;
+mod init;
 mod user;
 mod program;
 mod skeleton;
@@ -45,6 +46,8 @@ use self::supervise::{Pipes, Watch};
 use self::user::{AccountFiles, User};
 use crate::account::{Accounts, CacheFigures, RunAccount};
 
+pub use self::init::find_init;
+
 /// Above the mount points of all workers' containers.
 const ROOTFS_DIR: &str = "/run/sway";
 
@@ -75,6 +78,8 @@ pub struct RunnerConfig {
     pub runc_root: PathBuf,
     /// Whether an image's user root stays root of its container (still without capabilities).
     pub allow_container_root: bool,
+    /// A static init for every container's first process; without one that is the job's program.
+    pub init: Option<PathBuf>,
 }
 
 /// One run to carry out.
@@ -370,6 +375,9 @@ impl Runner {
         let cancelled = || RunError::Cancelled;
         let RunRequest { job_id, spec, limits, mount, stdin, output, cancel, started, .. } =
             request;
+        // The init is in the job's cgroup, and not one of the processes that the job may have.
+        let init = self.config.init.clone();
+        let limits = Limits { pids: limits.pids + u32::from(init.is_some()), ..limits };
         let begun = Instant::now();
         let user =
             cancel.run_until_cancelled(self.user(mount.as_ref())).await.ok_or_else(cancelled)??;
@@ -402,6 +410,7 @@ impl Runner {
                     hostname: &hostname,
                     name_server: bundle::name_server(spec.network),
                     host,
+                    init: init.as_deref(),
                 };
                 let bundle = bundle::plan(&request)?;
                 let namespace =

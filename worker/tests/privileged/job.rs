@@ -294,6 +294,7 @@ fn runner(data: &Path, worker_id: &str, accounts: Arc<Accounts>) -> Runner {
         runc: "runc".into(),
         runc_root: data.join("runc"),
         allow_container_root: false,
+        init: sway_worker::job::find_init(),
     };
     Runner::new(config, accounts).unwrap()
 }
@@ -431,10 +432,11 @@ async fn a_program_that_the_image_lacks_ends_as_in_a_shell() {
 #[tokio::test]
 async fn a_signal_shows_in_the_exit_code() {
     let bench = Bench::new();
-    let ran = bench.run(Order::python("import os\nos.abort()\n")).await;
-    // As the first process of its pid namespace it can't kill itself by signal; abort() then
-    // ends it in another way, which glibc decides.
-    assert_ne!(ran.outcome.exit_code, Some(0), "{ran:?}");
+    let kill = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\nprint('still here')\n";
+    let ran = bench.run(Order::python(kill)).await;
+    assert_eq!((ran.outcome.exit_code, ran.stdout.as_str()), (Some(137), ""), "{ran:?}");
+    let abort = Order { run_id: 3, ..Order::python("import os\nos.abort()\n") };
+    assert_eq!(bench.run(abort).await.outcome.exit_code, Some(134));
     let child = Order::shell("sh -c 'kill -9 $$'; echo $?");
     assert_eq!(bench.run(Order { run_id: 2, ..child }).await.stdout, "137\n");
 }
@@ -481,6 +483,7 @@ async fn a_container_that_can_not_be_made_leaves_nothing() {
         runc: "/bin/false".into(),
         runc_root: data.path().join("runc"),
         allow_container_root: false,
+        init: sway_worker::job::find_init(),
     };
     let worker_id = config.worker_id.clone();
     let runner = Runner::new(config, Arc::new(Accounts::default())).unwrap();

@@ -34,6 +34,10 @@ pub(super) struct Machine {
     pub(super) swap_accounting: bool,
     /// What `runc --version` says.
     pub(super) runc: Option<String>,
+    /// Where a static init is.
+    pub(super) init: Option<String>,
+    /// What `slirp4netns --version` says.
+    pub(super) slirp4netns: Option<String>,
 }
 
 /// Which control groups are mounted.
@@ -92,6 +96,8 @@ impl Machine {
             self.cgroups(),
             self.swap(),
             self.runc(),
+            self.init(),
+            self.isolated_network(),
         ]
     }
 
@@ -189,6 +195,22 @@ impl Machine {
             format!("1.2.8, 1.3.3 or later closes them; against them stand {}", runc::AGAINST),
         )
     }
+
+    fn init(&self) -> Finding {
+        match &self.init {
+            Some(path) => Finding::new("init", State::Good, path.clone()),
+            None => Finding::new("init", State::Limited, "none found")
+                .advice("apt install tini: without it a job is process 1, which can't kill itself"),
+        }
+    }
+
+    fn isolated_network(&self) -> Finding {
+        match self.slirp4netns.as_deref().and_then(|text| text.lines().next()) {
+            Some(version) => Finding::new("--network", State::Good, version),
+            None => Finding::new("--network", State::Limited, "none only, isolated is refused")
+                .advice("apt install slirp4netns iproute2"),
+        }
+    }
 }
 
 /// Major and minor of a kernel's release.
@@ -213,6 +235,8 @@ mod tests {
             swap: false,
             swap_accounting: false,
             runc: Some("runc version 1.3.3\n".to_owned()),
+            init: Some("/usr/bin/tini-static".to_owned()),
+            slirp4netns: Some("slirp4netns version 1.2.0".to_owned()),
         }
     }
 
