@@ -2,7 +2,7 @@
 //!
 //! The kernel shields process 1 of a PID namespace from signals that it does not handle: a
 //! program that kills itself would go on and end as if nothing had happened, and what it leaves
-//! behind would stay as zombies (pid_namespaces(7)). So process 1 is an init, bound into the
+//! behind would stay as zombies (`pid_namespaces(7)`). So process 1 is an init, bound into the
 //! container, that starts the job's program, reaps, and ends with its exit code, 128 + signal
 //! where a signal ended it. It must be linked statically, because an image may have no libraries.
 
