@@ -3,6 +3,7 @@
 use std::io::IsTerminal as _;
 use std::str::FromStr;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use axum::Router;
@@ -38,13 +39,18 @@ impl FromStr for LogFormat {
     }
 }
 
+/// What is left out unless the filter names it: a job that is killed while it reads leaves a
+/// request behind that the kernel wants no reply to any more, which fuser reports as an error.
+const HUSHED: &str = "fuser::reply=off";
+
 /// Starts logging to stderr. `filter` is the value of `SWAY_LOG` or `LOG_LEVEL`, such as `debug`
 /// or `sway_worker=trace,info`; `info` where it is absent or malformed. Only the first call in a
 /// process counts.
 pub fn init_logging(filter: Option<&str>, format: LogFormat) {
-    let parsed = filter.map(|filter| EnvFilter::try_new(filter.to_ascii_lowercase()));
+    let parsed = filter.map(parse_filter);
     let malformed = matches!(parsed, Some(Err(_)));
-    let env_filter = parsed.and_then(Result::ok).unwrap_or_else(|| EnvFilter::new("info"));
+    let env_filter =
+        parsed.and_then(Result::ok).unwrap_or_else(|| EnvFilter::new(format!("{HUSHED},info")));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(env_filter)
         .with_writer(std::io::stderr)
@@ -58,15 +64,24 @@ pub fn init_logging(filter: Option<&str>, format: LogFormat) {
     }
 }
 
+/// Later directives win: a filter that names what is hushed gets it.
+fn parse_filter(filter: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+    EnvFilter::try_new(format!("{HUSHED},{}", filter.to_ascii_lowercase()))
+}
+
 /// The process's metrics, as `GET /metrics` answers them.
 #[derive(Clone, Debug)]
 pub struct Metrics(PrometheusHandle);
+
+static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// Requests between two upkeeps.
+const UPKEEP_EVERY: u32 = 4096;
 
 impl Metrics {
     /// Starts to record what the `metrics` macros report; further calls share the first one's
     /// recorder. Where another recorder was installed first, [`Metrics::render`] stays empty.
     pub fn install() -> Self {
-        static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
         let handle = HANDLE.get_or_init(|| {
             let recorder = PrometheusBuilder::new()
                 .set_buckets(&BUCKETS_SECONDS)
@@ -81,8 +96,6 @@ impl Metrics {
 
     /// Prometheus' text format.
     pub fn render(&self) -> String {
-        // Nobody else calls it, and without it histograms would grow between scrapes; a server
-        // that is not scraped should render now and then (`/healthz` does).
         self.0.run_upkeep();
         self.0.render()
     }
@@ -109,12 +122,41 @@ async fn measure(request: Request, next: Next) -> Response {
     tracing::debug!(http.method = method, http.route = route, http.status = status, ?duration);
     let labels = [("route", route), ("method", method), ("status", status.to_string())];
     metrics::histogram!("sway_http_request_seconds", &labels).record(duration.as_secs_f64());
+    keep_up();
     response
+}
+
+/// Histograms keep every sample until an upkeep: where nobody scrapes they would grow for ever.
+fn keep_up() {
+    static REQUESTS: AtomicU32 = AtomicU32::new(0);
+    if REQUESTS.fetch_add(1, Ordering::Relaxed) % UPKEEP_EVERY == UPKEEP_EVERY - 1
+        && let Some(handle) = HANDLE.get()
+    {
+        handle.run_upkeep();
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn replies_that_nobody_waits_for_are_not_logged_unless_asked_for() {
+        for (filter, logged) in
+            [("info", false), ("debug", false), ("info,fuser::reply=error", true)]
+        {
+            let subscriber =
+                tracing_subscriber::fmt().with_env_filter(parse_filter(filter).unwrap()).finish();
+            tracing::subscriber::with_default(subscriber, || {
+                assert_eq!(
+                    tracing::enabled!(target: "fuser::reply", tracing::Level::ERROR),
+                    logged
+                );
+                assert!(tracing::enabled!(target: "fuser::session", tracing::Level::ERROR));
+                assert!(tracing::enabled!(target: "sway_worker", tracing::Level::INFO));
+            });
+        }
+    }
 
     #[test]
     fn what_is_counted_is_rendered_also_after_a_second_install() {
