@@ -370,15 +370,20 @@ impl Manifest {
     }
 
     /// A path that leads to the inode: for messages. Hard links have several; this is the first
-    /// in the order of the tree. Walks all entries, so it is not for hot paths.
+    /// in the order of the tree. Walks all entries once, so it is not for hot paths.
     pub fn path_of(&self, ino: Ino) -> Option<Vec<u8>> {
         let mut parts: Vec<&[u8]> = Vec::new();
         let mut at = ino;
         while at != Ino::ROOT {
-            let (directory, name) = self.inodes().find_map(|(directory, _)| {
+            let name_in = |directory: Ino| {
                 let mut entries = self.entries(directory)?;
                 entries.find(|(_, child)| *child == at).map(|(name, _)| (directory, name))
-            })?;
+            };
+            // Directories know their parent, so that a deep tree costs no more than a flat one.
+            let (directory, name) = match self.parent(at) {
+                Some(parent) => name_in(parent)?,
+                None => self.inodes().find_map(|(directory, _)| name_in(directory))?,
+            };
             parts.push(name);
             at = directory;
         }
