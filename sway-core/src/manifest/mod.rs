@@ -18,8 +18,8 @@ use crate::chunk::{ChunkRef, group_count};
 use crate::digest::{DIGEST_LEN, Digest};
 
 pub use format::{FORMAT_VERSION, ManifestError};
-pub use tree::{FileContent, FilePiece, Metadata, NodeId, NodeKind, Tree, TreeError};
 pub(crate) use tree::is_file_name;
+pub use tree::{FileContent, FilePiece, Metadata, NodeId, NodeKind, Tree, TreeError};
 
 /// The longest name in a directory, in bytes (Linux `NAME_MAX`).
 pub const NAME_LEN_MAX: usize = 255;
