@@ -115,7 +115,11 @@ fn the_core_depends_on_nothing_that_does_io() {
 
 #[test]
 fn only_the_adapter_speaks_fuse() {
-    only_in("fuser::", |path| path.starts_with("worker/src/fuse/"));
+    only_in("use fuser", |path| path.starts_with("worker/src/fuse/"));
+    only_in("fuser::", |path| {
+        // The name of its log lines.
+        path.starts_with("worker/src/fuse/") || path == "server/src/telemetry.rs"
+    });
 }
 
 #[test]
@@ -177,6 +181,28 @@ fn links_in_the_docs_lead_somewhere() {
             }
             let linked = path.parent().unwrap().join(file);
             assert!(linked.exists(), "{} links to {target}, which is not there", path.display());
+        }
+    }
+}
+
+/// In the tables of promises, every name in code font that reads like a test's must be one.
+#[test]
+fn every_promise_names_tests_that_exist() {
+    let root = root();
+    let functions: String = sources().into_iter().map(|(_, code)| code).collect();
+    for document in ["docs/semantics.md", "docs/security.md"] {
+        let text = fs::read_to_string(root.join(document)).unwrap();
+        let rows = text.lines().filter(|line| line.starts_with('|'));
+        for name in rows.flat_map(|row| row.split('`').skip(1).step_by(2)) {
+            let name = name.rsplit("::").next().unwrap();
+            let reads_like_a_test = name.matches('_').count() >= 3
+                && name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte.is_ascii_digit());
+            if reads_like_a_test {
+                let function = format!("fn {name}(");
+                assert!(functions.contains(&function), "{document} names {name}, which is no test");
+            }
         }
     }
 }
