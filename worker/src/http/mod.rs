@@ -18,7 +18,7 @@ use axum::middleware;
 use axum::routing::{get, post};
 use sway_core::api::jobs::JOB_BODY_LEN_MAX;
 use sway_server::error::ServerError;
-use sway_server::guard::{Guard, GuardOptions, Identity, protect};
+use sway_server::guard::{Guard, GuardOptions, Identity, OPERATOR, protect};
 use sway_server::telemetry::Metrics;
 use sway_server::token::Token;
 
@@ -99,11 +99,13 @@ pub fn router(app: App, access: Access) -> Router {
     pages::with_login(guarded, access.token)
 }
 
-/// Whose rows to show: the caller's own, or everybody's where the operator asks for them.
+/// Whose rows to show: the caller's own, or everybody's where the operator speaks for nobody else
+/// or asks for them.
 fn scope(identity: &Identity, all: bool) -> Result<Scope, ServerError> {
-    match (all, identity.operator) {
-        (false, _) => Ok(Scope::User(identity.user.clone())),
-        (true, true) => Ok(Scope::All),
-        (true, false) => Err(ServerError::forbidden("only the operator sees everybody's jobs")),
+    let for_itself = identity.user.as_ref() == OPERATOR;
+    match (identity.operator, all) {
+        (true, all) if all || for_itself => Ok(Scope::All),
+        (false, true) => Err(ServerError::forbidden("only the operator sees everybody's jobs")),
+        _ => Ok(Scope::User(identity.user.clone())),
     }
 }

@@ -62,11 +62,16 @@ async fn users_see_their_own_jobs_and_the_operator_everybodys() {
     ] {
         assert!(matches!(refusal, ClientError::Refused { status: 404, .. }), "{refusal:?}");
     }
-    let seen =
-        async |path: &str| worker.get(path).send().await.json()["jobs"].as_array().unwrap().len();
-    assert_eq!((seen("/v1/jobs").await, seen("/v1/jobs?all=true").await), (0, 1));
-    assert_eq!(seen("/v1/jobs?all=true&state=completed").await, 0);
-    assert_eq!(worker.get(&format!("/v1/jobs/{}?all=true", job.id)).send().await.status, 200);
+    let seen = async |user: &str, path: &str| {
+        let request = worker.get(path).header("x-sway-user", user);
+        request.send().await.json()["jobs"].as_array().unwrap().len()
+    };
+    assert_eq!(seen("bob", "/v1/jobs").await, 0);
+    assert_eq!(seen("bob", "/v1/jobs?all=true").await, 1);
+    assert_eq!(seen("bob", "/v1/jobs?all=true&state=completed").await, 0);
+    // The operator that speaks for nobody else.
+    assert_eq!(seen("operator", "/v1/jobs").await, 1);
+    assert_eq!(worker.get(&format!("/v1/jobs/{}", job.id)).send().await.status, 200);
 }
 
 #[tokio::test]
