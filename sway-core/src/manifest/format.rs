@@ -650,7 +650,7 @@ mod tests {
     /// 20,000 directories, one in the other: a walk over all of them for each would take minutes.
     #[test]
     fn the_path_of_a_deep_directory_is_found_quickly() {
-        const DEPTH: usize = 20_000;
+        const DEPTH: u32 = 20_000;
         let mut tree = Tree::new();
         let mut inner = tree.add(Metadata::default(), NodeKind::Fifo);
         for _ in 1..DEPTH {
@@ -660,8 +660,8 @@ mod tests {
         tree.entries_mut(Tree::ROOT).unwrap().insert(b"d".to_vec(), inner);
         let (manifest, _) = tree.to_manifest(RunConfig::default()).unwrap();
         let manifest = Manifest::decode(&manifest.encode().unwrap()).unwrap();
-        let path = manifest.path_of(Ino(DEPTH as u32 + 1)).unwrap();
-        assert_eq!(path, b"/d".repeat(DEPTH));
+        let path = manifest.path_of(Ino(DEPTH + 1)).unwrap();
+        assert_eq!(path, b"/d".repeat(DEPTH as usize));
     }
 
     #[test]
