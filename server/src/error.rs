@@ -139,7 +139,10 @@ fn rejected(status: StatusCode, code: &'static str, message: String) -> ServerEr
     }
 }
 
-/// A JSON body or answer; a malformed body is a [`ServerError`].
+/// How long a JSON body may take to arrive.
+const BODY_DEADLINE: Duration = Duration::from_secs(60);
+
+/// A JSON body or answer; a malformed body, or one that does not arrive, is a [`ServerError`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Json<T>(pub T);
 
@@ -147,11 +150,24 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     type Rejection = ServerError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ServerError> {
-        match axum::Json::from_request(request, state).await {
+        let arriving = axum::Json::from_request(request, state);
+        match in_time(BODY_DEADLINE, arriving).await? {
             Ok(axum::Json(value)) => Ok(Self(value)),
             Err(rejection) => Err(json_rejected(&rejection)),
         }
     }
+}
+
+/// 408 unless `arriving` ends before the deadline: for bodies, which may come as slowly as their
+/// sender likes.
+pub async fn in_time<T>(
+    deadline: Duration,
+    arriving: impl Future<Output = T>,
+) -> Result<T, ServerError> {
+    tokio::time::timeout(deadline, arriving).await.map_err(|_| {
+        let message = format!("the body did not arrive within {} s", deadline.as_secs());
+        ServerError::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", message)
+    })
 }
 
 fn json_rejected(rejection: &JsonRejection) -> ServerError {

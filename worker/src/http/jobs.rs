@@ -15,7 +15,7 @@ use futures::{Stream, StreamExt as _};
 use serde::Deserialize;
 use sway_core::api::jobs::{JOB_BODY_LEN_MAX, JobEvent, JobList, JobView};
 use sway_core::job::{JobSpec, JobState};
-use sway_server::error::{Json, Path, Query, ServerError};
+use sway_server::error::{Json, Path, Query, ServerError, in_time};
 use sway_server::guard::Identity;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -55,22 +55,11 @@ pub(super) async fn permit_body(
     let permit = bodies.acquire_owned().await.expect("nobody closes the semaphore");
     let (mut parts, body) = request.into_parts();
     let body = axum::body::to_bytes(body, JOB_BODY_LEN_MAX);
-    let body = match tokio::time::timeout(BODY_DEADLINE, body).await {
-        Ok(Ok(body)) => body,
-        // Where the connection broke instead, nobody reads this.
-        Ok(Err(_)) => {
-            let max = JOB_BODY_LEN_MAX >> 20;
-            return Err(ServerError::too_large(format!("a job has at most {max} MiB of JSON")));
-        }
-        Err(_) => {
-            let status = StatusCode::REQUEST_TIMEOUT;
-            return Err(ServerError::new(
-                status,
-                "body_too_slow",
-                "the job did not arrive in time",
-            ));
-        }
-    };
+    // Where the connection broke instead, nobody reads the answer.
+    let body = in_time(BODY_DEADLINE, body).await?.map_err(|_| {
+        let max = JOB_BODY_LEN_MAX >> 20;
+        ServerError::too_large(format!("a job has at most {max} MiB of JSON"))
+    })?;
     parts.extensions.insert(BodyPermit { _permit: Arc::new(permit) });
     Ok(next.run(Request::from_parts(parts, Body::from(body))).await)
 }
@@ -197,7 +186,13 @@ pub(super) async fn stdin(
 ) -> Result<StatusCode, ServerError> {
     let input = app.queue.stdin(&id, &scope(&identity, query.all)?).await?;
     let mut pieces = body.into_data_stream();
-    while let Some(piece) = pieces.next().await {
+    loop {
+        let piece = tokio::select! {
+            piece = pieces.next() => piece,
+            // A sender that keeps its input open does not keep this request open with it.
+            () = input.closed() => break,
+        };
+        let Some(piece) = piece else { break };
         let piece = piece.map_err(|error| {
             ServerError::bad_request("body_broken", format!("the input broke off: {error}"))
         })?;

@@ -7,8 +7,9 @@
 //! to every port there.
 
 use std::fmt::{self, Write as _};
+use std::time::Duration;
 
-use axum::extract::{Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequest as _, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Redirect, Response};
@@ -18,8 +19,8 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use sway_core::api::jobs::{RunList, RunView};
 use sway_core::job::Cause;
-use sway_server::error::{Path, Query, ServerError};
-use sway_server::guard::Identity;
+use sway_server::error::{Path, Query, ServerError, in_time};
+use sway_server::guard::{ANONYMOUS, Identity};
 use sway_server::token::Token;
 
 use super::{App, health};
@@ -57,7 +58,7 @@ pub(super) async fn root(
     };
     let search = query.q.filter(|search| !search.is_empty());
     let filter = RunFilter {
-        scope: scope(identity),
+        scope: scope(&identity),
         before: query.before,
         limit: PAGE_LEN,
         search: search.clone(),
@@ -73,7 +74,7 @@ pub(super) async fn run(
     identity: Identity,
     Path(id): Path<String>,
 ) -> Result<Response, ServerError> {
-    match app.queue.run(&id, &scope(identity)).await.map_err(ServerError::from) {
+    match app.queue.run(&id, &scope(&identity)).await.map_err(ServerError::from) {
         Ok(run) => Ok(page(StatusCode::OK, &format!("Run {}", run.id), &run_page(&run))),
         Err(error) if error.status == StatusCode::NOT_FOUND => {
             let body = format!("<main><p>{}</p></main>", Text(&error.message));
@@ -92,14 +93,20 @@ pub(super) async fn style() -> impl IntoResponse {
     (headers, include_str!("style.css"))
 }
 
-/// A browser can't name a user: the operator's pages show everybody's runs.
-fn scope(identity: Identity) -> Scope {
-    if identity.operator { Scope::All } else { Scope::User(identity.user) }
+/// A browser can't name a user: the operator's pages show everybody's runs. Without the token the
+/// name that a caller gives proves nothing, and opens nobody's runs.
+fn scope(identity: &Identity) -> Scope {
+    if identity.operator {
+        return Scope::All;
+    }
+    Scope::User(ANONYMOUS.parse().expect("a good user name"))
 }
 
 /// Puts the login before the guard: its cookie stands for the token on `GET` of the pages.
 pub(super) fn with_login(guarded: Router, token: Token) -> Router {
-    let login = Router::new().route("/login", post(login)).with_state(token.clone());
+    let login = Router::new()
+        .route("/login", post(login).layer(DefaultBodyLimit::max(FORM_LEN_MAX)))
+        .with_state(token.clone());
     guarded.layer(middleware::from_fn_with_state(token, admit_cookie)).merge(login)
 }
 
@@ -108,13 +115,28 @@ struct LoginForm {
     token: String,
 }
 
-async fn login(State(token): State<Token>, Form(form): Form<LoginForm>) -> Response {
+/// How long a form may take to arrive, and how long it may be: anybody may send one.
+const FORM_DEADLINE: Duration = Duration::from_secs(10);
+const FORM_LEN_MAX: usize = 4096;
+
+async fn login(State(token): State<Token>, request: Request) -> Result<Response, ServerError> {
+    let form = Form::<LoginForm>::from_request(request, &());
+    let form = match in_time(FORM_DEADLINE, form).await? {
+        Ok(Form(form)) => form,
+        Err(rejection) => {
+            return Err(ServerError::new(
+                rejection.status(),
+                "malformed_form",
+                rejection.body_text(),
+            ));
+        }
+    };
     if !token.matches(form.token.trim()) {
         let body = format!("{LOGIN}<p class=\"notice\">That is not the worker's token.</p>");
-        return page(StatusCode::UNAUTHORIZED, "Sign in", &body);
+        return Ok(page(StatusCode::UNAUTHORIZED, "Sign in", &body));
     }
     let cookie = format!("{COOKIE}={}; HttpOnly; SameSite=Strict; Path=/", cookie_value(&token));
-    ([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response()
+    Ok(([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response())
 }
 
 async fn admit_cookie(State(token): State<Token>, mut request: Request, next: Next) -> Response {

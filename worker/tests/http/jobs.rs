@@ -69,6 +69,26 @@ async fn standard_input_reaches_the_job_and_ends() {
 }
 
 #[tokio::test]
+async fn an_input_that_stays_open_ends_with_its_job() {
+    let worker = Worker::start().await;
+    let client = worker.client("ada");
+    let mut asked = spec(&["hang"]);
+    asked.stdin = true;
+    let job = client.jobs().submit(&asked).await.unwrap();
+    job_when(&client, &job.id, |job| job.state == JobState::Running).await;
+    let silent = futures::stream::pending::<std::io::Result<Bytes>>();
+    let jobs = client.jobs();
+    let sending = jobs.send_stdin(&job.id, silent);
+    let ending = async {
+        // So that the input is on its way; it is refused where it is not, which is an end too.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        client.jobs().cancel(&job.id).await.unwrap();
+    };
+    let both = async { tokio::join!(sending, ending) };
+    let _ = tokio::time::timeout(PATIENCE, both).await.unwrap();
+}
+
+#[tokio::test]
 async fn standard_input_has_one_sender_and_must_have_been_asked_for() {
     let worker = Worker::start().await;
     let client = worker.client("operator");

@@ -78,5 +78,23 @@ async fn an_open_worker_shows_its_list_without_a_token() {
     assert_eq!(list.status, 200);
     // Whoever has no token sees no one's runs but those of nobody.
     assert!(list.body.contains("No runs."), "{}", list.body);
+    // Nor by saying that it is somebody.
+    for user in ["operator", "ada"] {
+        let list = page(&worker, "/").header("x-sway-user", user).send().await;
+        assert!(list.body.contains("No runs."), "{}", list.body);
+    }
     assert_eq!(page(&worker, "/v1/runs").send().await.status, 401);
+}
+
+#[tokio::test]
+async fn a_form_of_a_stranger_is_bounded() {
+    let worker = Worker::start().await;
+    let long = Request::new(worker.addr, "POST", "/login")
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(format!("token={}", "x".repeat(10_000)).into_bytes())
+        .send()
+        .await;
+    assert_eq!((long.status, long.error().0.as_str()), (413, "malformed_form"));
+    let none = Request::new(worker.addr, "POST", "/login").body(b"{}".to_vec()).send().await;
+    assert_eq!((none.status, none.error().0.as_str()), (415, "malformed_form"));
 }
