@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::fs::{File, TryLockError};
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -106,6 +107,9 @@ impl DiskCache {
     pub fn open(dir: &Path, limit: u64) -> Result<Self, DiskCacheError> {
         let dir = dir.join(VERSION_DIR);
         fs_err::create_dir_all(dir.join("tmp")).map_err(DiskCacheError::Directory)?;
+        // Pieces of all users' images: nobody else looks in, whatever the parent's mode.
+        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700))
+            .map_err(DiskCacheError::Directory)?;
         let lock = File::options()
             .create(true)
             .truncate(false)
@@ -339,6 +343,14 @@ mod tests {
             dirs.borrow_mut().push(dir);
             cache
         });
+    }
+
+    #[test]
+    fn nobody_else_can_look_into_the_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = open(dir.path());
+        let mode = std::fs::metadata(&cache.dir).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 mod jobs;
 mod runs;
 
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -27,6 +28,14 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// What can go wrong with the record.
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
+    /// The file can't be made, or others can't be kept from reading it.
+    #[error("can't make {path} a file of its owner alone")]
+    Private {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The file can't be opened or migrated.
     #[error("open database {path}")]
     Open {
@@ -115,6 +124,7 @@ impl Db {
     /// Opens or creates the file and brings it to the newest version.
     pub fn open(path: &Path) -> Result<Self, DbError> {
         let open_error = |source| DbError::Open { path: path.to_owned(), source };
+        make_private(path)?;
         let mut connection = Connection::open(path).map_err(open_error)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(open_error)?;
         connection
@@ -137,6 +147,18 @@ impl Db {
         };
         tokio::task::spawn_blocking(job).await.map_err(|_| DbError::Closed)?
     }
+}
+
+/// Scripts and outputs of all users are its owner's alone, whatever the directory's mode. SQLite
+/// gives its journals the same mode.
+fn make_private(path: &Path) -> Result<(), DbError> {
+    let private = std::fs::Permissions::from_mode(0o600);
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    options
+        .open(path)
+        .and_then(|file| file.set_permissions(private))
+        .map_err(|source| DbError::Private { path: path.to_owned(), source })
 }
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), DbError> {

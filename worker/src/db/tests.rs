@@ -214,3 +214,19 @@ fn a_newer_database_is_refused_and_left_as_it_is() {
     assert!(matches!(error, DbError::Newer { found: 99, .. }), "{error}");
     assert!(error.to_string().contains("start the newer worker again"));
 }
+
+#[tokio::test]
+async fn the_record_and_its_journals_are_their_owners_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let db = Db::open(&dir.path().join("worker.db")).unwrap();
+    db.insert_job(job("ada", "secret", None)).await.unwrap();
+    let mut files = 0;
+    for file in std::fs::read_dir(dir.path()).unwrap() {
+        let file = file.unwrap();
+        let mode = file.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{:?}", file.file_name());
+        files += 1;
+    }
+    assert_eq!(files, 3, "the database, its log and its index");
+}

@@ -39,7 +39,8 @@ fn of_db(message: String, error: &DbError) -> ServerError {
         }
         DbError::KeyReused => ServerError::conflict("idempotency_key_reused", message),
         DbError::IllegalMove { .. } => ServerError::conflict("job_ended", message),
-        DbError::Open { .. }
+        DbError::Private { .. }
+        | DbError::Open { .. }
         | DbError::Newer { .. }
         | DbError::Sql(_)
         | DbError::Row { .. }
