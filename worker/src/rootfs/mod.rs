@@ -209,19 +209,21 @@ impl Rootfs {
         self.manifest.symlink_target(ino).ok_or(RootfsError::NotALink)
     }
 
-    /// The value of an extended attribute.
+    /// The value of an extended attribute, but of none that would speak to overlayfs.
     pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<&[u8], RootfsError> {
         self.inode(ino)?;
         let mut xattrs = self.manifest.xattrs(ino).iter();
-        let found = xattrs.find(|xattr| xattr.name == name);
+        let found = xattrs.find(|xattr| xattr.name == name && !is_for_overlayfs(name));
         found.map(|xattr| &xattr.value[..]).ok_or(RootfsError::NoAttribute)
     }
 
-    /// The names of all extended attributes, each with a NUL behind it.
+    /// The names of all extended attributes that [`Rootfs::xattr`] tells, each with a NUL behind
+    /// it.
     pub fn xattr_names(&self, ino: Ino) -> Result<Vec<u8>, RootfsError> {
         self.inode(ino)?;
         let mut names = Vec::new();
-        for xattr in self.manifest.xattrs(ino) {
+        let xattrs = self.manifest.xattrs(ino).iter();
+        for xattr in xattrs.filter(|xattr| !is_for_overlayfs(&xattr.name)) {
             names.extend_from_slice(&xattr.name);
             names.push(0);
         }
@@ -360,6 +362,12 @@ fn gather(plan: &[Slice], blobs: Vec<Blob>) -> Content {
         }
     }
     Content::Gathered(bytes)
+}
+
+/// Whether overlayfs takes an attribute for its own word about a file. An image is a lower layer
+/// of jobs and must have no say there; exports drop them, and a manifest may come from elsewhere.
+fn is_for_overlayfs(name: &[u8]) -> bool {
+    name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.")
 }
 
 /// Exact also before 1970; times that the clock's type can't hold become 1970.

@@ -45,6 +45,8 @@ fn build(id_shift: u32) -> Built {
         xattrs: BTreeMap::from([
             (b"user.b".to_vec(), b"2".to_vec()),
             (b"user.a".to_vec(), b"".to_vec()),
+            (b"trusted.overlay.opaque".to_vec(), b"y".to_vec()),
+            (b"user.overlay.redirect".to_vec(), b"/long".to_vec()),
         ]),
     };
     let file = tree.add(metadata, NodeKind::Regular(content));
@@ -188,6 +190,19 @@ async fn ids_are_shifted_and_never_wrap() {
     assert_eq!((file.uid, file.gid), (101_000, 100_050));
     let built = build(u32::MAX);
     assert_eq!(built.rootfs.lookup(Ino::ROOT, b"file").unwrap().uid, u32::MAX);
+}
+
+#[tokio::test]
+async fn an_image_says_nothing_to_overlayfs() {
+    let built = build(0);
+    let file = built.ino("file");
+    let stored = built.rootfs.manifest().xattrs(file);
+    for name in [&b"trusted.overlay.opaque"[..], b"user.overlay.redirect"] {
+        assert!(stored.iter().any(|xattr| xattr.name == name), "the manifest has it");
+        let answer = built.rootfs.xattr(file, name);
+        assert!(matches!(answer, Err(RootfsError::NoAttribute)));
+    }
+    assert_eq!(built.rootfs.xattr_names(file).unwrap(), b"user.a\0user.b\0");
 }
 
 #[tokio::test]
