@@ -15,6 +15,15 @@ use url::Url;
 /// Where the worker listens unless told otherwise.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:8444";
 
+/// Who maps the owners of an image's files to the ids of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum IdMapping {
+    /// The kernel where it can (Linux 6.12), else as with `Shift`.
+    Auto,
+    /// The worker, by one mount for each image and id range.
+    Shift,
+}
+
 /// Everything a worker needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -55,6 +64,8 @@ pub struct Config {
     pub read_deadline: Duration,
     /// Whether an image's user root stays root (of its user namespace).
     pub allow_root: bool,
+    /// Who maps owners.
+    pub id_mapping: IdMapping,
     /// The OCI runtime.
     pub runc: PathBuf,
     /// A static init for the first process of every container; none where the machine has none.
@@ -84,6 +95,7 @@ impl Config {
             stop_grace: Duration::from_secs(8),
             read_deadline: Duration::from_secs(30),
             allow_root: false,
+            id_mapping: IdMapping::Auto,
             runc: PathBuf::from("runc"),
             init: crate::job::find_init(),
         }
@@ -142,6 +154,10 @@ pub struct Arguments {
     /// Let an image's user root be root of the job's user namespace
     #[arg(long)]
     allow_root: bool,
+    /// Who maps the owners of an image's files to a job's ids: the kernel where it can (auto), or
+    /// the worker in any case (shift), which every kernel before 6.12 needs
+    #[arg(long, value_name = "HOW", default_value = "auto")]
+    id_mapping: IdMapping,
     /// Answer GET / without a token (loopback only)
     #[arg(long)]
     open: bool,
@@ -223,6 +239,7 @@ pub fn load(arguments: Arguments) -> anyhow::Result<Process> {
     config.keep_runs = arguments.keep_runs;
     config.read_deadline = Duration::from_secs(arguments.read_deadline);
     config.allow_root = arguments.allow_root;
+    config.id_mapping = arguments.id_mapping;
     config.runc = arguments.runc;
     config.init = arguments.init.or(config.init);
     Ok(Process {
@@ -303,6 +320,7 @@ mod tests {
             ["--max-concurrent-jobs", "0"],
             ["--listen", "nowhere"],
             ["--log-format", "xml"],
+            ["--id-mapping", "none"],
         ] {
             let error = parsed(&bad).unwrap_err().to_string();
             assert!(error.contains(bad[0]), "{error}");

@@ -15,9 +15,10 @@ use sway_core::manifest::Manifest;
 use crate::Foundation;
 use crate::account::CacheFigures;
 use crate::cache::{Chunks, ChunksConfig};
-use crate::config::Config;
+use crate::config::{Config, IdMapping};
 use crate::fetch::FetchConfig;
-use crate::job::{Rootfs, RunOutcome, RunRequest, Runner, RunnerConfig};
+use crate::id_map::IdMaps;
+use crate::job::{Lower, Rootfs, RunOutcome, RunRequest, Runner, RunnerConfig};
 use crate::mount::{ImageMount, MountError, Mounts, MountsConfig};
 use crate::queue::{RunJob, RunOrder};
 
@@ -61,12 +62,13 @@ impl Containers {
         };
         let chunks =
             Chunks::new(chunks, Arc::new(foundation.client.clone()), foundation.tasks.clone())?;
-        let mounts = Mounts::new(
-            MountsConfig::new(mounts_dir),
-            chunks,
-            Arc::clone(&foundation.accounts),
-            foundation.tasks.clone(),
-        );
+        let mut mounts = MountsConfig::new(mounts_dir);
+        mounts.shift_ids = match config.id_mapping {
+            IdMapping::Auto => false,
+            IdMapping::Shift => true,
+        };
+        let accounts = Arc::clone(&foundation.accounts);
+        let mounts = Mounts::new(mounts, chunks, accounts, foundation.tasks.clone());
         Ok(Self { mounts, runner })
     }
 
@@ -116,8 +118,15 @@ impl Rootfs for ImageMount {
         self.manifest()
     }
 
-    fn path(&self) -> &Path {
-        self.path()
+    fn lower(&self, ids: &IdMaps) -> BoxFuture<'_, io::Result<Lower>> {
+        let ids = ids.clone();
+        Box::pin(async move {
+            if self.needs_shifted() {
+                self.shifted(&ids).await.map(Lower::Mapped).map_err(io::Error::other)
+            } else {
+                Ok(Lower::ToMap(self.path().to_owned()))
+            }
+        })
     }
 
     fn read_file(&self, path: &str, max: usize) -> BoxFuture<'_, io::Result<Vec<u8>>> {

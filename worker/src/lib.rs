@@ -9,6 +9,7 @@ pub mod account;
 pub mod fetch;
 pub mod cache;
 pub mod rootfs;
+pub mod id_map;
 pub mod fuse;
 pub mod mount;
 pub mod job;

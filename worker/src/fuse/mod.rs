@@ -4,6 +4,8 @@
 //! wait takes its reply object along into a task. The kernel may keep every name, attribute,
 //! symlink and negative lookup, because an image never changes. A handler that panics answers
 //! EIO (its reply object does, when it is dropped) and the session goes on.
+//!
+//! Owners are the image's, for the kernel to map; or already those of the host, where it can't.
 
 mod errno;
 mod session;
@@ -14,6 +16,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -25,6 +28,7 @@ use sway_core::manifest::{Ino, mode};
 use sway_server::tasks::Tasks;
 
 use crate::account::{Accounts, RunAccount};
+use crate::id_map::IdMaps;
 use crate::rootfs::{Attributes, Rootfs, RootfsError, Seek};
 use errno::errno;
 pub(crate) use session::detach;
@@ -58,20 +62,25 @@ impl fmt::Debug for RequestHook {
 #[derive(Debug)]
 pub struct Adapter {
     rootfs: Arc<Rootfs>,
+    owners: Option<IdMaps>,
+    /// Whether the kernel can map the ids of this mount; known once it is there.
+    idmapped: Arc<AtomicBool>,
     accounts: Arc<Accounts>,
     tasks: Tasks,
     hook: Option<RequestHook>,
 }
 
 impl Adapter {
-    /// An adapter of `rootfs`; parked reads are owned by `tasks`.
+    /// An adapter of `rootfs` that shows its owners mapped by `owners`; parked reads are owned by
+    /// `tasks`.
     pub fn new(
         rootfs: Arc<Rootfs>,
+        owners: Option<IdMaps>,
         accounts: Arc<Accounts>,
         tasks: Tasks,
         hook: Option<RequestHook>,
     ) -> Self {
-        Self { rootfs, accounts, tasks, hook }
+        Self { rootfs, owners, idmapped: Arc::default(), accounts, tasks, hook }
     }
 
     /// Runs a handler so that its panic stays its own. What the handler shares is behind locks
@@ -90,7 +99,17 @@ impl Adapter {
 
     fn attributes(&self, ino: INodeNo) -> Result<FileAttr, RootfsError> {
         let ino = self.rootfs.ino(ino.0)?;
-        self.rootfs.attributes(ino).map(|attributes| file_attr(&attributes))
+        self.rootfs.attributes(ino).map(|attributes| self.file_attr(&attributes))
+    }
+
+    /// What the kernel is told of an inode.
+    fn file_attr(&self, attributes: &Attributes) -> FileAttr {
+        let mut attr = file_attr(attributes);
+        if let Some(IdMaps { uids, gids }) = &self.owners {
+            attr.uid = uids.outside_or_overflow(attr.uid);
+            attr.gid = gids.outside_or_overflow(attr.gid);
+        }
+        attr
     }
 
     /// Waits for a read off the session's thread.
@@ -135,14 +154,17 @@ impl fuser::Filesystem for Adapter {
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_NO_OPEN_SUPPORT,
             InitFlags::FUSE_NO_OPENDIR_SUPPORT,
-            InitFlags::FUSE_ALLOW_IDMAP,
         ];
         for flag in wished {
-            // A kernel that lacks one is slower, or needs shifted ids; the mount works.
+            // A kernel that lacks one is slower; the mount works.
             if kernel.add_capabilities(flag).is_err() {
                 tracing::debug!(fuse.flag = ?flag, "this kernel lacks a FUSE capability");
             }
         }
+        // Since Linux 6.12. The kernel holds to it for a mount with `default_permissions`, as ours
+        // are.
+        let idmapped = kernel.add_capabilities(InitFlags::FUSE_ALLOW_IDMAP).is_ok();
+        self.idmapped.store(idmapped, Ordering::SeqCst);
         let _ = kernel.set_max_background(BACKGROUND_MAX);
         let _ = kernel.set_max_write(REQUEST_LEN_MAX);
         Ok(())
@@ -152,7 +174,9 @@ impl fuser::Filesystem for Adapter {
         self.guard("lookup", || {
             let parent = self.rootfs.ino(parent.0);
             match parent.and_then(|parent| self.rootfs.lookup(parent, name.as_bytes())) {
-                Ok(attributes) => reply.entry(&FOREVER, &file_attr(&attributes), Generation(0)),
+                Ok(attributes) => {
+                    reply.entry(&FOREVER, &self.file_attr(&attributes), Generation(0))
+                }
                 // An entry without an inode: the kernel remembers that there is none.
                 Err(RootfsError::NoEntry) => reply.entry(&FOREVER, &NO_ENTRY, Generation(0)),
                 Err(error) => reply.error(errno(&error)),
@@ -253,7 +277,7 @@ impl fuser::Filesystem for Adapter {
                 Ok(entries) => {
                     for (next, ino, name) in entries {
                         let Ok(attributes) = self.rootfs.attributes(ino) else { continue };
-                        let attr = file_attr(&attributes);
+                        let attr = self.file_attr(&attributes);
                         let name = OsStr::from_bytes(name);
                         if reply.add(attr.ino, next, name, &FOREVER, &attr, Generation(0)) {
                             break;

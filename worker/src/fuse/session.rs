@@ -9,6 +9,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
@@ -51,6 +53,7 @@ pub enum SessionError {
 pub struct FuseSession {
     path: PathBuf,
     ended: watch::Receiver<bool>,
+    idmapped: bool,
 }
 
 impl FuseSession {
@@ -81,6 +84,7 @@ impl FuseSession {
         let mut config = fuser::Config::default();
         config.n_threads = Some(cores.clamp(THREADS_MIN, THREADS_MAX));
         config.clone_fd = true;
+        let idmapped = Arc::clone(&adapter.idmapped);
         let session = Session::from_fd(adapter, device.into(), SessionACL::All, config)?;
         let (sender, ended) = watch::channel(false);
         let path = path.to_owned();
@@ -91,7 +95,13 @@ impl FuseSession {
             }
             sender.send_replace(true);
         })?;
-        Ok(Self { path, ended })
+        // The handshake is over, so that the adapter has been told.
+        Ok(Self { path, ended, idmapped: idmapped.load(Ordering::SeqCst) })
+    }
+
+    /// Whether the kernel can map the ids of this mount (`mount_setattr(2)`, Linux 6.12).
+    pub fn can_be_idmapped(&self) -> bool {
+        self.idmapped
     }
 
     /// Whether requests are still answered.

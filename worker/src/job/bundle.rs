@@ -11,12 +11,12 @@ use sway_core::job::{JobSpec, Limits, Network};
 use sway_core::manifest::Manifest;
 
 use super::RunError;
-use super::ids::IdMaps;
 use super::init;
 use super::program::{self, Process};
 use super::seccomp;
 use super::skeleton::{Owner, Skeleton, names};
 use super::user::User;
+use crate::id_map::IdMaps;
 
 /// Docker's default.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

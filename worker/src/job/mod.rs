@@ -38,13 +38,14 @@ use tokio_util::sync::CancellationToken;
 
 use self::bundle::{Host, Request};
 use self::cgroup::{Cgroup, Hierarchies};
-use self::ids::{IdMaps, IdRange, IdRanges};
+use self::ids::{IdRange, IdRanges};
 use self::output::OutputLog;
 use self::runc::{Ended, Runc, RuncError};
 use self::stage::Stage;
 use self::supervise::{Pipes, Watch};
 use self::user::{AccountFiles, User};
 use crate::account::{Accounts, CacheFigures, RunAccount};
+use crate::id_map::IdMaps;
 
 pub use self::init::find_init;
 
@@ -58,10 +59,19 @@ const ACCOUNT_FILE_LEN_MAX: usize = 1 << 20;
 pub trait Rootfs: Send + Sync + std::fmt::Debug {
     /// Its tree.
     fn manifest(&self) -> &Arc<Manifest>;
-    /// Where it is mounted.
-    fn path(&self) -> &Path;
+    /// Where it is mounted for a job with these ids. Stays as long as this value.
+    fn lower(&self, ids: &IdMaps) -> BoxFuture<'_, io::Result<Lower>>;
     /// A file's bytes, at most `max`. Not through the kernel: no job waits for it.
     fn read_file(&self, path: &str, max: usize) -> BoxFuture<'_, io::Result<Vec<u8>>>;
+}
+
+/// An image's mount, as the lower layer of a job's rootfs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lower {
+    /// With the image's own owners: an id-mapped bind of it has the job's.
+    ToMap(PathBuf),
+    /// With the job's owners, for kernels that can't map those of such a mount.
+    Mapped(PathBuf),
 }
 
 /// How jobs are run on this machine.
@@ -383,9 +393,12 @@ impl Runner {
             cancel.run_until_cancelled(self.user(mount.as_ref())).await.ok_or_else(cancelled)??;
         let mut gids = vec![user.gid];
         gids.extend(&user.additional_gids);
-        let ids = IdMaps::new(range.base(), mount.manifest(), user.uid, &gids)?;
+        let ids = ids::maps(range.base(), mount.manifest(), user.uid, &gids)?;
         let host_uid = ids.uids.outside(user.uid).unwrap_or_else(|| range.base());
         let step = |what: &'static str| move |source| RunError::Stage { what, source };
+        // Waits for no fileserver.
+        let lower = mount.lower(&ids).await;
+        let lower = lower.map_err(step("mount the image with the job's owners"))?;
         let network = spec.network;
         let (stdin_wanted, fail_on_limit) = (spec.stdin, spec.fail_on_output_limit);
         let staging = {
@@ -413,9 +426,7 @@ impl Runner {
                     init: init.as_deref(),
                 };
                 let bundle = bundle::plan(&request)?;
-                let namespace =
-                    range.user_namespace(&ids).map_err(step("make a user namespace"))?;
-                stage.make(&bundle, mount.path(), &ids, &namespace)
+                stage.make(&bundle, &lower, &ids, &range)
             })
         };
         staging.await.map_err(|error| RunError::Stage {
@@ -485,23 +496,4 @@ fn hostname(job_id: &str) -> String {
     let sound = |c: &char| c.is_ascii_alphanumeric() || *c == '-';
     let name: String = job_id.chars().filter(sound).take(63).collect();
     if name.is_empty() { "job".to_owned() } else { name }
-}
-
-/// How the owners of an image's files are shifted into a job's range on this machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IdmapSupport {
-    /// By the kernel: idmapped mounts of FUSE (Linux 6.12 and later).
-    Kernel,
-    /// Not by this kernel.
-    Missing,
-}
-
-/// What this machine's kernel does.
-pub fn idmap_support() -> IdmapSupport {
-    let release = fs_err::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
-    match (numbers.next(), numbers.next()) {
-        (Some(major), Some(minor)) if (major, minor) >= (6, 12) => IdmapSupport::Kernel,
-        _ => IdmapSupport::Missing,
-    }
 }

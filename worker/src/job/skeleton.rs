@@ -17,7 +17,7 @@ use rustix::fs::{Mode, XattrFlags};
 use sway_core::manifest::{Ino, Inode, Manifest, Timestamp, mode};
 
 use super::RunError;
-use super::ids::IdMaps;
+use crate::id_map::IdMaps;
 
 /// Symbolic links that one path may lead through (Linux `MAXSYMLINKS`).
 const LINKS_MAX: usize = 40;

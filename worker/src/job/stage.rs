@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! jobs/<run>/skeleton     upper layer (see `skeleton`)
-//! jobs/<run>/image        the image with shifted owners, only until the overlay holds it
+//! jobs/<run>/image        the image with the job's owners, only until the overlay holds it
 //! jobs/<run>/             config.json, runc's pid file and log
 //! /run/sway/<worker>/<run>  the overlay: what the container calls /
 //! ```
@@ -12,16 +12,17 @@
 
 use std::fs::DirBuilder;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use super::RunError;
 use super::bundle::Bundle;
-use super::ids::IdMaps;
+use super::ids::IdRange;
 use super::kernel;
+use super::{Lower, RunError};
+use crate::id_map::IdMaps;
 
 /// Directories of one run.
 #[derive(Clone, Debug)]
@@ -38,13 +39,13 @@ impl Stage {
     pub(crate) fn make(
         &self,
         bundle: &Bundle<'_>,
-        image: &Path,
+        lower: &Lower,
         ids: &IdMaps,
-        namespace: &OwnedFd,
+        range: &IdRange,
     ) -> Result<(), RunError> {
         let step = |what: &'static str| move |source| RunError::Stage { what, source };
-        let (skeleton, shifted) = (self.home.join("skeleton"), self.home.join("image"));
-        for path in [&self.home, &skeleton, &shifted] {
+        let (skeleton, mapped) = (self.home.join("skeleton"), self.home.join("image"));
+        for path in [&self.home, &skeleton, &mapped] {
             DirBuilder::new()
                 .mode(0o700)
                 .create(path)
@@ -54,11 +55,18 @@ impl Stage {
         bundle.skeleton.write(&skeleton, ids).map_err(step("write the job's own files"))?;
         fs_err::write(self.home.join("config.json"), bundle.config.to_string())
             .map_err(step("write the bundle"))?;
-        kernel::bind_idmapped(image, &shifted, namespace.as_fd())
-            .map_err(step("map the image's owners (needs Linux 6.12 for FUSE)"))?;
-        overlay(&skeleton, &shifted, &self.rootfs).map_err(step("mount the job's overlay"))?;
+        let image = match lower {
+            Lower::Mapped(image) => image,
+            Lower::ToMap(image) => {
+                let namespace = range.user_namespace(ids).map_err(step("make a user namespace"))?;
+                kernel::bind_idmapped(image, &mapped, namespace.as_fd())
+                    .map_err(step("map the image's owners"))?;
+                &mapped
+            }
+        };
+        overlay(&skeleton, image, &self.rootfs).map_err(step("mount the job's overlay"))?;
         // The overlay has its own reference.
-        unmount(&shifted).map_err(step("unmount the image from the run"))
+        unmount(&mapped).map_err(step("unmount the image from the run"))
     }
 
     /// Removes all of it, whatever there is. Blocks.

@@ -3,6 +3,10 @@
 //! The kernel's caches belong to the mount, so a mount outlives its jobs: an idle one goes only
 //! when there are too many, the one used longest ago first. A worker that was killed leaves
 //! mounts behind that answer nothing; [`Mounts::recover`] takes them away at the next start.
+//!
+//! Where the kernel can't map the owners of a FUSE mount (before Linux 6.12), an image has a
+//! further mount for each range of ids that its jobs have had. Those share the tree and all chunks
+//! with the first one, not the kernel's caches, and go with it.
 
 mod recover;
 
@@ -23,6 +27,7 @@ use crate::account::Accounts;
 use crate::cache::{Chunks, ChunksConfig, DiskCacheError};
 use crate::fetch::{BlobSource, FetchError};
 use crate::fuse::{Adapter, FuseSession, RequestHook, SessionError};
+use crate::id_map::IdMaps;
 use crate::rootfs::{Rootfs, RootfsError};
 
 /// How long sessions may take to end at a shutdown; a busy one ends with the process.
@@ -66,8 +71,10 @@ pub enum MountError {
 pub struct MountsConfig {
     /// Where the mountpoints are made: `DATA/mounts`.
     pub dir: PathBuf,
-    /// Mounts that are kept; more only while they are in use.
+    /// Images that are kept mounted; more only while they are in use.
     pub mounts_max: usize,
+    /// Never lets the kernel map owners, as if it could not.
+    pub shift_ids: bool,
     /// For tests; none.
     pub hook: Option<RequestHook>,
 }
@@ -75,12 +82,9 @@ pub struct MountsConfig {
 impl MountsConfig {
     /// The usual settings below `dir`.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), mounts_max: 8, hook: None }
+        Self { dir: dir.into(), mounts_max: 8, shift_ids: false, hook: None }
     }
 }
-
-/// What makes two mounts the same.
-type Key = (Digest, u32);
 
 /// All mounts of a worker.
 #[derive(Debug)]
@@ -89,7 +93,7 @@ pub struct Mounts {
     chunks: Arc<Chunks>,
     accounts: Arc<Accounts>,
     tasks: Tasks,
-    slots: Mutex<HashMap<Key, Arc<Slot>>>,
+    slots: Mutex<HashMap<Digest, Arc<Slot>>>,
     stopping: AtomicBool,
 }
 
@@ -148,28 +152,18 @@ impl Mounts {
     /// The mount of the image with this manifest; made if there is none. Concurrent callers
     /// share one.
     pub async fn get(&self, manifest: Digest) -> Result<Arc<ImageMount>, MountError> {
-        self.get_shifted(manifest, 0).await
-    }
-
-    /// Like [`Mounts::get`], with `id_shift` added to all uids and gids: for kernels before 6.12,
-    /// which can't map the ids of a FUSE mount.
-    pub async fn get_shifted(
-        &self,
-        manifest: Digest,
-        id_shift: u32,
-    ) -> Result<Arc<ImageMount>, MountError> {
-        let key = (manifest, id_shift);
         loop {
             if self.stopping.load(Ordering::SeqCst) {
                 return Err(MountError::Stopping);
             }
-            let slot = Arc::clone(self.lock().entry(key).or_insert_with(|| Arc::new(Slot::new())));
-            let mount = slot.mount.get_or_try_init(|| self.make(key)).await?;
+            let slot =
+                Arc::clone(self.lock().entry(manifest).or_insert_with(|| Arc::new(Slot::new())));
+            let mount = slot.mount.get_or_try_init(|| self.make(manifest)).await?;
             if !mount.session.is_alive() {
                 // Somebody unmounted it behind our back.
                 let mut slots = self.lock();
-                if slots.get(&key).is_some_and(|current| Arc::ptr_eq(current, &slot)) {
-                    slots.remove(&key);
+                if slots.get(&manifest).is_some_and(|current| Arc::ptr_eq(current, &slot)) {
+                    slots.remove(&manifest);
                 }
                 continue;
             }
@@ -181,7 +175,7 @@ impl Mounts {
         }
     }
 
-    /// How many mounts there are.
+    /// How many images are mounted.
     pub fn len(&self) -> usize {
         self.lock().len()
     }
@@ -196,28 +190,25 @@ impl Mounts {
         self.stopping.store(true, Ordering::SeqCst);
         let slots: Vec<Arc<Slot>> = self.lock().drain().map(|(_, slot)| slot).collect();
         let ends = slots.iter().filter_map(|slot| slot.mount.get()).map(|mount| async move {
-            if !mount.session.shut_down(SHUTDOWN_DEADLINE).await {
-                tracing::warn!(path = %mount.path.display(), "mount is still in use; left behind");
-            }
+            mount.shut_down().await;
         });
         futures::future::join_all(ends).await;
     }
 
-    async fn make(&self, (digest, id_shift): Key) -> Result<Arc<ImageMount>, MountError> {
+    async fn make(&self, digest: Digest) -> Result<Arc<ImageMount>, MountError> {
         let started = Instant::now();
-        let name = if id_shift == 0 { digest.to_hex() } else { format!("{digest}-{id_shift}") };
-        let path = self.config.dir.join(name).join("root");
+        let path = self.config.dir.join(digest.to_hex()).join("root");
         let prepared = path.clone();
         on_blocking_thread(move || fs_err::create_dir_all(prepared))
             .await
             .map_err(MountError::Directory)?;
-        let parts = Parts {
-            chunks: &self.chunks,
-            accounts: &self.accounts,
-            tasks: &self.tasks,
+        let service = Service {
+            accounts: Arc::clone(&self.accounts),
+            tasks: self.tasks.clone(),
             hook: self.config.hook.clone(),
         };
-        let mount = ImageMount::make(digest, id_shift, path, parts).await?;
+        let mut mount = ImageMount::make(digest, path, Arc::clone(&self.chunks), service).await?;
+        mount.shift_ids |= self.config.shift_ids;
         tracing::info!(
             manifest.digest = %digest,
             path = %mount.path.display(),
@@ -243,7 +234,7 @@ impl Mounts {
         drop(gone);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<Slot>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Slot>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -253,41 +244,109 @@ impl Mounts {
 pub struct ImageMount {
     digest: Digest,
     rootfs: Arc<Rootfs>,
+    service: Service,
+    path: PathBuf,
+    session: FuseSession,
+    /// Whether jobs need mounts with their own ids.
+    shift_ids: bool,
+    /// Those, by the ids. Held while one is made: that takes milliseconds.
+    shifted: tokio::sync::Mutex<HashMap<IdMaps, ShiftedMount>>,
+}
+
+/// The tree of an image with other owners.
+#[derive(Debug)]
+struct ShiftedMount {
     path: PathBuf,
     session: FuseSession,
 }
 
-/// What a mount is made of.
-struct Parts<'a> {
-    chunks: &'a Arc<Chunks>,
-    accounts: &'a Arc<Accounts>,
-    tasks: &'a Tasks,
+/// What a mount needs beside its tree to be served.
+#[derive(Clone, Debug)]
+struct Service {
+    accounts: Arc<Accounts>,
+    tasks: Tasks,
     hook: Option<RequestHook>,
+}
+
+impl Service {
+    /// Mounts. Blocks.
+    fn start(
+        self,
+        rootfs: &Arc<Rootfs>,
+        owners: Option<IdMaps>,
+        path: &Path,
+    ) -> Result<FuseSession, SessionError> {
+        let Self { accounts, tasks, hook } = self;
+        let adapter = Adapter::new(Arc::clone(rootfs), owners, accounts, tasks, hook);
+        FuseSession::mount(adapter, path)
+    }
 }
 
 impl ImageMount {
     async fn make(
         digest: Digest,
-        id_shift: u32,
         path: PathBuf,
-        parts: Parts<'_>,
+        chunks: Arc<Chunks>,
+        service: Service,
     ) -> Result<Self, MountError> {
-        let blob = parts
-            .chunks
-            .blob(digest, parts.accounts.unattributed())
+        let blob = chunks
+            .blob(digest, service.accounts.unattributed())
             .await
             .map_err(|source| MountError::Fetch { digest, source })?;
-        let (chunks, accounts) = (Arc::clone(parts.chunks), Arc::clone(parts.accounts));
-        let (tasks, hook) = (parts.tasks.clone(), parts.hook);
         on_blocking_thread(move || {
             let manifest = Manifest::decode(blob.as_ref())
                 .map_err(|source| MountError::Manifest { digest, source })?;
-            let rootfs = Arc::new(Rootfs::new(Arc::new(manifest), chunks, id_shift));
-            let adapter = Adapter::new(Arc::clone(&rootfs), accounts, tasks, hook);
-            let session = FuseSession::mount(adapter, &path)?;
-            Ok(Self { digest, rootfs, path, session })
+            let rootfs = Arc::new(Rootfs::new(Arc::new(manifest), chunks));
+            let session = service.clone().start(&rootfs, None, &path)?;
+            let shift_ids = !session.can_be_idmapped();
+            let shifted = tokio::sync::Mutex::default();
+            Ok(Self { digest, rootfs, service, path, session, shift_ids, shifted })
         })
         .await
+    }
+
+    /// Whether the kernel can't map the owners of this mount (or shall not), so that each job
+    /// needs [`ImageMount::shifted`].
+    pub fn needs_shifted(&self) -> bool {
+        self.shift_ids
+    }
+
+    /// Where the image is mounted with its owners mapped by `ids`; made if there is none yet.
+    /// Stays as long as this mount.
+    pub async fn shifted(&self, ids: &IdMaps) -> Result<PathBuf, MountError> {
+        let mut shifted = self.shifted.lock().await;
+        if let Some(mount) = shifted.get(ids).filter(|mount| mount.session.is_alive()) {
+            return Ok(mount.path.clone());
+        }
+        // The maps of one image and one range are the same for all jobs, so this is one name each.
+        let path = self.path.with_file_name(format!("ids-{}", ids.uids.base()));
+        let (service, rootfs) = (self.service.clone(), Arc::clone(&self.rootfs));
+        let (owners, at) = (ids.clone(), path.clone());
+        let session = on_blocking_thread(move || {
+            fs_err::create_dir_all(&at).map_err(MountError::Directory)?;
+            Ok::<_, MountError>(service.start(&rootfs, Some(owners), &at)?)
+        });
+        let session = session.await?;
+        tracing::info!(
+            manifest.digest = %self.digest,
+            path = %path.display(),
+            "mounted with shifted owners"
+        );
+        shifted.insert(ids.clone(), ShiftedMount { path: path.clone(), session });
+        Ok(path)
+    }
+
+    /// Unmounts, in use or not.
+    async fn shut_down(&self) {
+        let mut shifted = self.shifted.lock().await;
+        let shifted: Vec<ShiftedMount> = shifted.drain().map(|(_, mount)| mount).collect();
+        let all = shifted.iter().map(|mount| (&mount.path, &mount.session));
+        let ends = all.chain([(&self.path, &self.session)]).map(|(path, session)| async move {
+            if !session.shut_down(SHUTDOWN_DEADLINE).await {
+                tracing::warn!(path = %path.display(), "mount is still in use; left behind");
+            }
+        });
+        futures::future::join_all(ends).await;
     }
 
     /// The manifest's digest: the image's name by content.
@@ -300,7 +359,7 @@ impl ImageMount {
         self.rootfs.manifest()
     }
 
-    /// Where the image is mounted: read-only, nosuid, nodev.
+    /// Where the image is mounted with its own owners: read-only, nosuid, nodev.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -326,9 +385,9 @@ pub async fn foreground(
     let tasks = Tasks::new();
     let chunks = Chunks::new(cache, source, tasks.clone())?;
     let accounts = Arc::new(Accounts::default());
-    let parts = Parts { chunks: &chunks, accounts: &accounts, tasks: &tasks, hook: None };
+    let service = Service { accounts, tasks: tasks.clone(), hook: None };
     let dir = fs_err::canonicalize(dir).map_err(MountError::Directory)?;
-    let mount = ImageMount::make(manifest, 0, dir, parts).await?;
+    let mount = ImageMount::make(manifest, dir, chunks, service).await?;
     tokio::select! {
         () = shutdown.cancelled() => {}
         () = mount.session.ended() => {}

@@ -67,9 +67,9 @@ pub struct Attributes {
     pub mode: u32,
     /// Hard links.
     pub nlink: u32,
-    /// Owner, shifted.
+    /// Owner.
     pub uid: u32,
-    /// Group, shifted.
+    /// Group.
     pub gid: u32,
     /// Bytes.
     pub size: u64,
@@ -122,19 +122,17 @@ pub enum Seek {
 pub struct Rootfs {
     manifest: Arc<Manifest>,
     chunks: Arc<Chunks>,
-    id_shift: u32,
     statistics: Statistics,
     sequences: Sequences,
 }
 
 impl Rootfs {
-    /// The tree of `manifest` over `chunks`. `id_shift` is added to every uid and gid, for kernels
-    /// that can't map the ids of a FUSE mount.
-    pub fn new(manifest: Arc<Manifest>, chunks: Arc<Chunks>, id_shift: u32) -> Self {
+    /// The tree of `manifest` over `chunks`.
+    pub fn new(manifest: Arc<Manifest>, chunks: Arc<Chunks>) -> Self {
         let statistics =
             Statistics { size_bytes: manifest.size_bytes(), inodes: manifest.inode_count() as u64 };
         let sequences = Sequences::new(u64::from(manifest.chunk_len()));
-        Self { manifest, chunks, id_shift, statistics, sequences }
+        Self { manifest, chunks, statistics, sequences }
     }
 
     /// The manifest.
@@ -171,8 +169,8 @@ impl Rootfs {
             ino,
             mode: inode.mode,
             nlink: inode.nlink,
-            uid: inode.uid.saturating_add(self.id_shift),
-            gid: inode.gid.saturating_add(self.id_shift),
+            uid: inode.uid,
+            gid: inode.gid,
             size: inode.size(),
             blocks: self.data_bytes(ino, inode).div_ceil(512),
             rdev: inode.rdev(),

@@ -21,7 +21,7 @@ struct Built {
 }
 
 /// A root with `file` (chunk, hole, chunk, tail), `long` (20 chunks), `d/link`, and attributes.
-fn build(id_shift: u32) -> Built {
+fn build() -> Built {
     let script = Script::of([]);
     let chunk = |bytes: &[u8]| {
         script.put(bytes);
@@ -60,7 +60,7 @@ fn build(id_shift: u32) -> Built {
     let tasks = Tasks::new();
     let source = Arc::new(Scripted(Arc::clone(&script)));
     let chunks = Chunks::new(ChunksConfig::default(), source, tasks.clone()).unwrap();
-    let rootfs = Rootfs::new(Arc::new(manifest), chunks, id_shift);
+    let rootfs = Rootfs::new(Arc::new(manifest), chunks);
     Built { rootfs, script, tasks, account: Arc::default() }
 }
 
@@ -81,7 +81,7 @@ impl Built {
 
 #[tokio::test]
 async fn names_and_attributes_come_from_the_manifest_alone() {
-    let built = build(0);
+    let built = build();
     let rootfs = &built.rootfs;
     let file = rootfs.lookup(Ino::ROOT, b"file").unwrap();
     assert_eq!((file.mode, file.uid, file.gid), (0o104_751, 1000, 50));
@@ -109,7 +109,7 @@ async fn names_and_attributes_come_from_the_manifest_alone() {
 
 #[tokio::test]
 async fn a_listing_can_be_taken_up_at_any_position() {
-    let built = build(0);
+    let built = build();
     let names = |from| {
         let entries = built.rootfs.entries(Ino::ROOT, from).unwrap();
         entries.map(|(next, _, name)| (next, name.to_vec())).collect::<Vec<_>>()
@@ -127,7 +127,7 @@ async fn a_listing_can_be_taken_up_at_any_position() {
 
 #[tokio::test]
 async fn a_read_over_chunks_and_holes_yields_the_bytes() {
-    let built = build(0);
+    let built = build();
     let whole = built.read("file", 0, 10 * CHUNK_SIZE).await;
     assert_eq!(whole.len() as u64, 4 * CHUNK + 4);
     let at = |chunk: usize| whole[chunk * CHUNK_SIZE];
@@ -142,7 +142,7 @@ async fn a_read_over_chunks_and_holes_yields_the_bytes() {
 
 #[tokio::test]
 async fn what_was_read_once_is_answered_without_waiting() {
-    let built = build(0);
+    let built = build();
     let ino = built.ino("file");
     let from_memory =
         |offset| built.rootfs.read_from_memory(ino, offset, 100, &built.account).unwrap();
@@ -158,7 +158,7 @@ async fn what_was_read_once_is_answered_without_waiting() {
 
 #[tokio::test]
 async fn a_sequential_reader_finds_the_next_chunks_in_memory() {
-    let built = build(0);
+    let built = build();
     for chunk in 0..3 {
         built.read("long", chunk * CHUNK, CHUNK_SIZE).await;
     }
@@ -173,7 +173,7 @@ async fn a_sequential_reader_finds_the_next_chunks_in_memory() {
 
 #[tokio::test]
 async fn scattered_reads_fetch_their_own_chunks_and_nothing_else() {
-    let built = build(0);
+    let built = build();
     for chunk in [17, 3, 11, 0, 7, 14, 5] {
         built.read("long", chunk * CHUNK + 5000, 4096).await;
     }
@@ -184,17 +184,8 @@ async fn scattered_reads_fetch_their_own_chunks_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn ids_are_shifted_and_never_wrap() {
-    let built = build(100_000);
-    let file = built.rootfs.lookup(Ino::ROOT, b"file").unwrap();
-    assert_eq!((file.uid, file.gid), (101_000, 100_050));
-    let built = build(u32::MAX);
-    assert_eq!(built.rootfs.lookup(Ino::ROOT, b"file").unwrap().uid, u32::MAX);
-}
-
-#[tokio::test]
 async fn an_image_says_nothing_to_overlayfs() {
-    let built = build(0);
+    let built = build();
     let file = built.ino("file");
     let stored = built.rootfs.manifest().xattrs(file);
     for name in [&b"trusted.overlay.opaque"[..], b"user.overlay.redirect"] {
@@ -207,7 +198,7 @@ async fn an_image_says_nothing_to_overlayfs() {
 
 #[tokio::test]
 async fn data_and_holes_are_found() {
-    let built = build(0);
+    let built = build();
     let ino = built.ino("file");
     let seek = |offset, what| built.rootfs.seek(ino, offset, what).ok();
     assert_eq!(seek(0, Seek::Data), Some(0));

@@ -20,8 +20,9 @@ use sway_core::manifest::{
     FileContent, Manifest, Metadata, NodeId, NodeKind, RunConfig, Timestamp, Tree,
 };
 use sway_worker::account::Accounts;
+use sway_worker::id_map::IdMaps;
 use sway_worker::job::output::OutputLog;
-use sway_worker::job::{Rootfs, RunOutcome, RunRequest, Runner, RunnerConfig};
+use sway_worker::job::{Lower, Rootfs, RunOutcome, RunRequest, Runner, RunnerConfig};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -40,8 +41,8 @@ impl Rootfs for PlainRootfs {
         &self.manifest
     }
 
-    fn path(&self) -> &Path {
-        &self.path
+    fn lower(&self, _ids: &IdMaps) -> BoxFuture<'_, io::Result<Lower>> {
+        Box::pin(async { Ok(Lower::ToMap(self.path.clone())) })
     }
 
     fn read_file(&self, path: &str, _max: usize) -> BoxFuture<'_, io::Result<Vec<u8>>> {

@@ -1,6 +1,6 @@
 //! What docs/semantics.md promises of a mounted image.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::CString;
 use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -15,6 +15,7 @@ use sway_core::chunk::{CHUNK_LEN, CutChunk};
 use sway_core::digest::Digest;
 use sway_core::manifest::{FileContent, Metadata, NodeKind, Tree};
 use sway_worker::fuse::RequestHook;
+use sway_worker::id_map::{IdMap, IdMaps};
 use sway_worker::mount::{Mounts, foreground};
 use tokio_util::sync::CancellationToken;
 
@@ -520,20 +521,39 @@ async fn what_a_killed_worker_left_mounted_is_taken_away() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_are_shifted_for_kernels_that_can_t_map_them() {
     let fixture = Fixture::new(Options::default());
-    let manifest = export(zoo().path(), &fixture.store);
-    let plain = fixture.mounts.get(manifest).await.unwrap();
-    let shifted = fixture.mounts.get_shifted(manifest, 100_000).await.unwrap();
-    let (plain_path, shifted_path) = (plain.path().join("setuid"), shifted.path().join("setuid"));
-    blocking(move || {
-        let owner = |path: &Path| {
+    let plain = fixture.mount(zoo().path()).await;
+    let maps = |base| IdMaps {
+        uids: IdMap::new(base, &BTreeSet::from([123_456])).unwrap(),
+        gids: IdMap::new(base, &BTreeSet::new()).unwrap(),
+    };
+    let first = plain.shifted(&maps(1 << 20)).await.unwrap();
+    assert_eq!(plain.shifted(&maps(1 << 20)).await.unwrap(), first, "one for each range");
+    let second = plain.shifted(&maps(1 << 21)).await.unwrap();
+    assert_eq!(mounted_below(fixture.dir.path()).len(), 3);
+    let paths = [plain.path(), &first, &second].map(|path| path.join("setuid"));
+    let owners = blocking(move || {
+        paths.map(|path| {
             let stat = fs::metadata(path).unwrap();
             (stat.uid(), stat.gid())
-        };
-        assert_eq!(owner(&plain_path), (123_456, 7));
-        assert_eq!(owner(&shifted_path), (223_456, 100_007));
-    })
-    .await;
-    drop((plain, shifted));
+        })
+    });
+    let beyond = 1 << 16;
+    assert_eq!(
+        owners.await,
+        [(123_456, 7), ((1 << 20) + beyond, (1 << 20) + 7), ((1 << 21) + beyond, (1 << 21) + 7)]
+    );
+    // Whoever unmounts one behind the worker's back makes nobody else's reads fail.
+    nix::mount::umount2(&first, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    let begun = Instant::now();
+    while mounted_below(fixture.dir.path()).len() < 3 {
+        assert!(begun.elapsed() < PATIENCE);
+        assert_eq!(plain.shifted(&maps(1 << 20)).await.unwrap(), first);
+    }
+    // Its range has no map for this owner.
+    let unmapped = IdMaps { uids: IdMap::new(0, &BTreeSet::new()).unwrap(), ..maps(0) };
+    let third = plain.shifted(&unmapped).await.unwrap().join("setuid");
+    assert_eq!(blocking(move || fs::metadata(third).unwrap().uid()).await, 65_534);
+    drop(plain);
     fixture.end().await;
 }
 

@@ -201,6 +201,7 @@ pub(crate) struct Options {
     pub(crate) deadline: Duration,
     pub(crate) memory_bytes: u64,
     pub(crate) mounts_max: usize,
+    pub(crate) shift_ids: bool,
     pub(crate) hook: Option<RequestHook>,
 }
 
@@ -210,6 +211,7 @@ impl Default for Options {
             deadline: Duration::from_secs(30),
             memory_bytes: 64 << 20,
             mounts_max: 8,
+            shift_ids: false,
             hook: None,
         }
     }
@@ -233,6 +235,7 @@ impl Fixture {
         let accounts = Arc::new(Accounts::default());
         let mut config = MountsConfig::new(dir.path().join("mounts"));
         config.mounts_max = options.mounts_max;
+        config.shift_ids = options.shift_ids;
         config.hook = options.hook;
         let mounts = Mounts::new(config, Arc::clone(&chunks), Arc::clone(&accounts), tasks.clone());
         Self { store, chunks, accounts, mounts, tasks, dir }

@@ -54,10 +54,18 @@ fn terminate(worker: &mut Child) {
 impl Site {
     /// With the image `tiny` stored for all.
     async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    async fn start_with(more: &[&str]) -> Self {
         let data = tempfile::tempdir().unwrap();
         let fileserver = start_fileserver(&data.path().join("fileserver"), None).await;
         store_image(&fileserver).await;
-        let (worker, url) = start_worker(data.path(), &fileserver, &["--max-concurrent-jobs", "8"]);
+        let (worker, url) = start_worker(
+            data.path(),
+            &fileserver,
+            &[&["--max-concurrent-jobs", "8"], more].concat(),
+        );
         let site = Self { data, fileserver, worker, url };
         site.ready().await;
         site
@@ -367,4 +375,13 @@ async fn a_worker_that_is_stopped_leaves_no_mount_behind() {
     terminate(&mut site.worker);
     assert_eq!(mounted_below(&site.worker_dir()), Vec::<String>::new());
     assert_eq!(cgroups_of(&site.worker_dir()), Vec::<PathBuf>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_can_map_owners_without_the_kernel() {
+    let site = Site::start_with(&["--id-mapping", "shift"]).await;
+    let run = ended(&site.client(), &script("id -u; cat /proc/self/uid_map")).await;
+    assert_eq!(run.cause, Some(Cause::Exited), "{run:?}");
+    let mounts = mounted_below(&site.worker_dir());
+    assert!(mounts.iter().any(|path| path.contains("/ids-")), "{mounts:?}");
 }
