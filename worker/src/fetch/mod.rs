@@ -99,6 +99,19 @@ pub enum FetchError {
     },
 }
 
+impl FetchError {
+    /// Its kind, for metrics.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Missing { .. } => "missing",
+            Self::Refused { .. } => "refused",
+            Self::Corrupt { .. } => "corrupt",
+            Self::Deadline { .. } => "deadline",
+            Self::Abandoned { .. } => "abandoned",
+        }
+    }
+}
+
 /// A blob that is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
@@ -163,6 +176,18 @@ impl Fetcher {
         wanted: Vec<Wanted>,
         urgency: Urgency,
     ) -> impl Stream<Item = (Digest, Result<Fetched, FetchError>)> + Send + '_ {
+        self.outcomes(wanted, urgency).inspect(|(_, outcome)| {
+            if let Err(error) = outcome {
+                metrics::counter!("sway_fetch_errors_total", "kind" => error.kind()).increment(1);
+            }
+        })
+    }
+
+    fn outcomes(
+        &self,
+        wanted: Vec<Wanted>,
+        urgency: Urgency,
+    ) -> impl Stream<Item = (Digest, Result<Fetched, FetchError>)> + Send + '_ {
         async_stream::stream! {
             let started = Instant::now();
             let deadline = started + self.config.deadline;
@@ -185,6 +210,8 @@ impl Fetcher {
                             }
                         }
                         Err(SourceError::Unreachable(reason)) => {
+                            metrics::counter!("sway_fetch_retries_total", "kind" => "unreachable")
+                                .increment(1);
                             tracing::debug!(%reason, "fetch failed; trying again");
                             pending.reason = reason;
                         }
@@ -327,6 +354,7 @@ impl Pending {
                 Err(error) => {
                     tracing::warn!(blob.digest = %digest, %error, "refused the fileserver's bytes");
                     self.reason = error.to_string();
+                    metrics::counter!("sway_fetch_retries_total", "kind" => "corrupt").increment(1);
                     let (_, corrupt_tries) = self.open.get_mut(&digest)?;
                     *corrupt_tries += 1;
                     if *corrupt_tries < CORRUPT_TRIES_MAX {

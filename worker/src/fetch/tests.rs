@@ -134,3 +134,17 @@ async fn reading_ahead_leaves_room_for_readers() {
     assert!(arrivals.next().await.unwrap().1.is_ok());
     assert!(held.next().await.unwrap().1.is_ok());
 }
+
+#[tokio::test]
+async fn blobs_that_are_given_up_are_counted_by_kind() {
+    let metrics = sway_server::telemetry::Metrics::install();
+    let arrivals = fetch(&Script::of([Act::Unreachable]), &[Digest::of(b"nowhere")]).await;
+    assert!(matches!(arrivals[0].1, Err(FetchError::Missing { .. })));
+    let text = metrics.render();
+    for line in [
+        "sway_fetch_errors_total{kind=\"missing\"}",
+        "sway_fetch_retries_total{kind=\"unreachable\"}",
+    ] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
+}
