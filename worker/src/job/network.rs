@@ -74,7 +74,7 @@ impl Egress {
     pub(crate) async fn open(pid: u32) -> Result<Self, NetworkError> {
         prohibit(pid, &routes(&host_addresses()?)).await?;
         let program = "slirp4netns";
-        let mut child = Command::new(program)
+        let mut child = clean_command(program)
             .args(["--configure", "--mtu=1500", "--disable-host-loopback"])
             .args(["--enable-sandbox", "--enable-seccomp"])
             .args(["--ready-fd=1", "--exit-fd=0"])
@@ -105,6 +105,14 @@ impl Egress {
     }
 }
 
+/// A program of the host without the worker's environment, which may hold its token: what speaks
+/// with a job's network should have nothing to lose.
+fn clean_command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    command
+}
+
 /// `ip -batch` lines that prohibit what a job must not reach. Pure.
 fn routes(host: &BTreeSet<Ipv4Addr>) -> String {
     let mut lines = String::from("link set lo up\n");
@@ -130,7 +138,7 @@ fn host_addresses() -> Result<BTreeSet<Ipv4Addr>, NetworkError> {
 
 async fn prohibit(pid: u32, lines: &str) -> Result<(), NetworkError> {
     let program = "nsenter";
-    let mut child = Command::new(program)
+    let mut child = clean_command(program)
         .arg(format!("--net={}", PathBuf::from(format!("/proc/{pid}/ns/net")).display()))
         .args(["ip", "-batch", "-"])
         .stdin(Stdio::piped())
@@ -157,6 +165,13 @@ async fn prohibit(pid: u32, lines: &str) -> Result<(), NetworkError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn programs_do_not_get_the_workers_environment() {
+        let output = clean_command("env").output().await.unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(text, "PATH=/usr/sbin:/usr/bin:/sbin:/bin\n");
+    }
 
     #[test]
     fn private_metadata_and_host_addresses_are_prohibited() {
