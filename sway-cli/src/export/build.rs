@@ -111,7 +111,7 @@ pub(crate) async fn build(
         None => first_that_works(on_line).await?,
     };
     let tag = format!("localhost/sway/{}:{}", request.image.name, request.image.tag_or_latest());
-    let mut command = Command::new(builder.to_string());
+    let mut command = command_of(builder);
     command.arg("build");
     if builder == Builder::Buildah {
         // Without it every step of the Dockerfile is done again.
@@ -135,7 +135,7 @@ async fn save(
     on_line: &mut (dyn FnMut(&str) + Send),
 ) -> Result<Built, ExportError> {
     const WHAT: &str = "could not hand over the image";
-    let mut command = Command::new(builder.to_string());
+    let mut command = command_of(builder);
     if builder == Builder::Buildah {
         let layout = Layout::lock(cache, tag).await?;
         command.args(["push", "--quiet", "--disable-compression", tag]).arg(layout.destination());
@@ -221,8 +221,16 @@ async fn first_that_works(on_line: &mut (dyn FnMut(&str) + Send)) -> Result<Buil
     Err(ExportError::NoBuilder(reasons))
 }
 
-async fn probe(builder: Builder) -> Result<(), String> {
+/// The builder, with the caller's environment but Sway's token: it runs what a Dockerfile says,
+/// as the caller, and has no need of it.
+fn command_of(builder: Builder) -> Command {
     let mut command = Command::new(builder.to_string());
+    command.env_remove("SWAY_TOKEN");
+    command
+}
+
+async fn probe(builder: Builder) -> Result<(), String> {
+    let mut command = command_of(builder);
     match builder {
         Builder::Docker => command.args(["version", "--format", "{{.Server.Version}}"]),
         Builder::Podman => command.args(["info", "--format", "{{.Host.OS}}"]),
@@ -348,6 +356,13 @@ mod tests {
         assert_eq!(found(dir.path()), "DockerFile");
         fs_err::write(dir.path().join("Dockerfile"), "").unwrap();
         assert_eq!(found(dir.path()), "Dockerfile");
+    }
+
+    #[test]
+    fn a_builder_does_not_get_the_token() {
+        let command = command_of(Builder::Buildah);
+        let removed = (std::ffi::OsStr::new("SWAY_TOKEN"), None);
+        assert!(command.as_std().get_envs().any(|variable| variable == removed));
     }
 
     #[tokio::test]
