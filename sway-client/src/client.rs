@@ -127,6 +127,10 @@ impl Client {
             .tcp_keepalive(Duration::from_secs(20))
             .redirect(reqwest::redirect::Policy::none())
             .http2_adaptive_window(true);
+        if base.scheme() == "http" {
+            // A proxy of the environment would see the token, and could not reach loopback.
+            builder = builder.no_proxy();
+        }
         if let Some(fingerprint) = &config.pin {
             let tls = pin::client_config(fingerprint).map_err(bad)?;
             builder = builder.tls_backend_preconfigured(tls);

@@ -316,3 +316,17 @@ fn with_verbose_each_step_is_told_on_stderr() {
     ✓ Run completed in 412 ms (exited with code 0)
     "#);
 }
+
+#[test]
+fn the_token_does_not_go_through_a_proxy_of_the_environment() {
+    let proxy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    proxy.set_nonblocking(true).unwrap();
+    let worker = FakeWorker::with_job(done());
+    Home::new()
+        .sway(&worker.url, &["run", "--image", "scipy", "app.py"])
+        .env("http_proxy", format!("http://{}", proxy.local_addr().unwrap()))
+        .timeout(Duration::from_secs(60))
+        .assert()
+        .success();
+    assert_eq!(proxy.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+}
