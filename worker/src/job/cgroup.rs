@@ -1,7 +1,8 @@
 //! A run's control group: who is in it, what it used, and its end. cgroup v1, v2 and hybrid.
 //!
-//! runc makes the groups and sets the limits; this reads and clears them. On v1 a run has a
-//! directory of the same path in every hierarchy, on v2 one.
+//! runc makes the groups, hands controllers down to them (`cgroup.subtree_control`) and sets the
+//! limits; this reads and clears them. On v1 a run has a directory of the same path in every
+//! hierarchy, on v2 one. Nothing but runs' groups has processes below `/sway`, as v2 wants it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -31,17 +32,25 @@ pub(crate) struct Hierarchies {
 impl Hierarchies {
     /// Reads this process' mounts.
     pub(crate) fn detect() -> io::Result<Self> {
-        Ok(Self::parse(&fs_err::read_to_string("/proc/self/mounts")?))
+        let found = Self::parse(&fs_err::read_to_string("/proc/self/mounts")?);
+        if found.roots.is_empty() {
+            // A run without a group could not be killed.
+            return Err(io::Error::other(format!("none is mounted at {ROOT}")));
+        }
+        Ok(found)
     }
 
     fn parse(mounts: &str) -> Self {
         let (mut v1, mut v2) = (Vec::new(), Vec::new());
+        let mut unified = false;
         for line in mounts.lines() {
             let fields: Vec<&str> = line.split(' ').collect();
             let &[_, path, kind, options, ..] = fields.as_slice() else { continue };
-            if !path.starts_with(ROOT) {
+            if !Path::new(path).starts_with(ROOT) {
                 continue;
             }
+            // As runc has it: v2 there is v2 alone, whatever somebody mounted below it.
+            unified |= path == ROOT && kind == "cgroup2";
             let memory = options.split(',').any(|option| option == "memory");
             match kind {
                 "cgroup" if memory => v1.insert(0, PathBuf::from(path)),
@@ -50,15 +59,24 @@ impl Hierarchies {
                 _ => {}
             }
         }
-        let unified = v1.is_empty();
+        if unified {
+            return Self { roots: vec![PathBuf::from(ROOT)], unified };
+        }
         v1.extend(v2);
         Self { roots: v1, unified }
     }
 
-    /// Whether memory and swap together can be limited.
+    /// Whether memory and swap together can be limited. runc 1.1 fails where they can't and shall.
     pub(crate) fn swap_limit(&self) -> bool {
-        let memory = self.roots.first();
-        self.unified || memory.is_some_and(|at| at.join("memory.memsw.limit_in_bytes").exists())
+        let Some(memory) = self.roots.first() else { return false };
+        if !self.unified {
+            return memory.join("memory.memsw.limit_in_bytes").exists();
+        }
+        // The root group has no limits: any other one with the controller tells.
+        let limited = self.children("/").into_iter().map(|name| memory.join(name));
+        let limited = limited.filter(|group| group.join("memory.max").exists());
+        let mut swap = limited.map(|group| group.join("memory.swap.max").exists());
+        swap.next().unwrap_or(true)
     }
 
     /// The group `path`, such as `/sway/1f0c/run-7`.
@@ -119,6 +137,27 @@ impl Cgroup {
         file.map_or(Ok(()), |file| fs_err::write(file, tasks.to_string()))
     }
 
+    /// Whether something lives in the group, even where no process of it is listed any more: on v2
+    /// one that is about to end keeps the group from being removed.
+    fn is_populated(&self) -> bool {
+        let events = |directory: &PathBuf| {
+            let text = fs_err::read_to_string(directory.join("cgroup.events")).ok()?;
+            field(&text, "populated")
+        };
+        self.directories.iter().filter_map(events).any(|populated| populated > 0)
+    }
+
+    /// Asks the kernel to kill everything in the group at once, forks under way too: v2, since
+    /// Linux 5.14.
+    fn kill_at_once(&self) {
+        let files = self.directories.iter().map(|directory| directory.join("cgroup.kill"));
+        for file in files.filter(|file| file.exists()) {
+            if let Err(error) = fs_err::write(&file, "1") {
+                tracing::debug!(%error, "processes are killed one by one");
+            }
+        }
+    }
+
     fn processes(&self) -> Vec<Pid> {
         let mut pids = Vec::new();
         for directory in &self.directories {
@@ -133,9 +172,10 @@ impl Cgroup {
     /// Kills everything in the group and waits until it is gone. False where something is left.
     pub(crate) async fn kill(&self) -> bool {
         let deadline = Instant::now() + EMPTY_DEADLINE;
+        self.kill_at_once();
         loop {
             let pids = self.processes();
-            if pids.is_empty() {
+            if pids.is_empty() && !self.is_populated() {
                 return true;
             }
             for pid in pids {
@@ -206,6 +246,76 @@ mod tests {
         let pure = Hierarchies::parse("cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n");
         assert!(pure.unified);
         assert_eq!(pure.group("/sway/w").directories, [Path::new("/sys/fs/cgroup/sway/w")]);
+    }
+
+    #[test]
+    fn a_v1_hierarchy_below_v2_changes_nothing() {
+        let mixed = "\
+            cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n\
+            net_cls /sys/fs/cgroup/net_cls cgroup rw,net_cls 0 0\n\
+            cgroup /sys/fs/cgroups-elsewhere/memory cgroup rw,memory 0 0\n";
+        let mixed = Hierarchies::parse(mixed);
+        assert!(mixed.unified);
+        assert_eq!(mixed.roots, [Path::new("/sys/fs/cgroup")]);
+    }
+
+    /// Plain files in the place of a cgroup v2 filesystem.
+    fn fake(files: &[(&str, &str)]) -> (tempfile::TempDir, Hierarchies) {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = root.path().join(path);
+            fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+            fs_err::write(path, text).unwrap();
+        }
+        let roots = vec![root.path().to_owned()];
+        (root, Hierarchies { roots, unified: true })
+    }
+
+    #[test]
+    fn figures_of_a_v2_group_are_read() {
+        let (_root, hierarchies) = fake(&[
+            ("sway/w/run-1/memory.stat", "anon 1000\nfile 99999\nkernel 5\nshmem 24\n"),
+            ("sway/w/run-1/memory.events", "oom 4\noom_kill 2\noom_group_kill 1\n"),
+            ("sway/w/run-1/pids.max", "88\n"),
+        ]);
+        let group = hierarchies.group("/sway/w/run-1");
+        assert_eq!((group.memory_bytes(), group.oom_kills()), (Some(1024), 2));
+        group.limit_tasks(64).unwrap();
+        assert_eq!(group.read("pids.max").as_deref(), Some("64"));
+        assert_eq!(hierarchies.children("/sway/w"), ["run-1"]);
+        let gone = hierarchies.group("/sway/w/run-2");
+        assert_eq!((gone.memory_bytes(), gone.oom_kills()), (None, 0));
+    }
+
+    #[test]
+    fn v2_limits_swap_where_groups_have_such_a_limit() {
+        let with = [("init.scope/cgroup.procs", ""), ("system.slice/memory.max", "max\n")];
+        let (root, hierarchies) = fake(&with);
+        assert!(!hierarchies.swap_limit());
+        fs_err::write(root.path().join("system.slice/memory.swap.max"), "max\n").unwrap();
+        assert!(hierarchies.swap_limit());
+        assert!(fake(&with[..1]).1.swap_limit(), "nobody can tell");
+    }
+
+    #[tokio::test]
+    async fn a_v2_group_is_killed_at_once_and_over_when_nothing_lives_in_it() {
+        let (root, hierarchies) = fake(&[
+            ("sway/w/run-1/cgroup.procs", ""),
+            ("sway/w/run-1/cgroup.kill", ""),
+            ("sway/w/run-1/cgroup.events", "populated 1\nfrozen 0\n"),
+        ]);
+        let group = hierarchies.group("/sway/w/run-1");
+        let at = root.path().join("sway/w/run-1");
+        let ends = async {
+            while fs_err::read_to_string(at.join("cgroup.kill")).unwrap() != "1" {
+                tokio::task::yield_now().await;
+            }
+            assert!(group.is_populated());
+            fs_err::write(at.join("cgroup.events"), "populated 0\nfrozen 0\n").unwrap();
+        };
+        let (killed, ()) = tokio::join!(group.kill(), ends);
+        assert!(killed);
+        assert!(hierarchies.group("/sway/w/run-2").kill().await, "there is none");
     }
 
     #[test]
