@@ -3,7 +3,7 @@
 use super::runc::{self, Runc};
 use super::{Finding, State};
 
-/// The first kernel with idmapped FUSE mounts.
+/// The first kernel with idmapped FUSE mounts. The worker asks the kernel itself, mount by mount.
 const IDMAPPED_FUSE: (u32, u32) = (6, 12);
 /// The first kernel with idmapped mounts at all, for ext4 and others.
 const OLDEST: (u32, u32) = (5, 12);
