@@ -20,6 +20,9 @@ use crate::cache::{Chunks, Part};
 use crate::fetch::FetchError;
 use sequence::Sequences;
 
+/// The longest path in a message, in bytes.
+const PATH_LEN_MAX: usize = 4096;
+
 /// Why a rootfs does not answer as asked.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RootfsError {
@@ -295,10 +298,12 @@ impl Rootfs {
         Ok(gather(&plan, blobs))
     }
 
-    /// A path that leads to `ino`, for messages.
+    /// A path that leads to `ino`, for messages; the end of it where it is longer than any that
+    /// a program can use (Linux `PATH_MAX`), as an image's may be.
     pub fn path_of(&self, ino: Ino) -> String {
-        let path = self.manifest.path_of(ino);
-        path.map_or_else(|| format!("inode {}", ino.0), |path| path.escape_ascii().to_string())
+        let Some(path) = self.manifest.path_of(ino) else { return format!("inode {}", ino.0) };
+        let start = path.len().saturating_sub(PATH_LEN_MAX);
+        path[start..].escape_ascii().to_string()
     }
 
     fn inode(&self, ino: Ino) -> Result<&Inode, RootfsError> {

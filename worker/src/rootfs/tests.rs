@@ -221,3 +221,21 @@ fn times_are_exact_on_both_sides_of_1970() {
         assert_eq!(since, i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds));
     }
 }
+
+#[tokio::test]
+async fn a_path_in_a_message_has_a_bound() {
+    let mut tree = Tree::new();
+    let mut inner = tree.add(Metadata::default(), NodeKind::Fifo);
+    for _ in 0..5000 {
+        let children = BTreeMap::from([(b"d".to_vec(), inner)]);
+        inner = tree.add(Metadata::default(), NodeKind::Directory(children));
+    }
+    tree.entries_mut(Tree::ROOT).unwrap().insert(b"top".to_vec(), inner);
+    let (manifest, _) = tree.to_manifest(RunConfig::default()).unwrap();
+    let last = Ino(u32::try_from(manifest.inode_count()).unwrap());
+    let source = Arc::new(Scripted(Script::of([])));
+    let chunks = Chunks::new(ChunksConfig::default(), source, Tasks::new()).unwrap();
+    let rootfs = Rootfs::new(Arc::new(manifest), chunks);
+    assert_eq!(rootfs.path_of(Ino(2)), "/top");
+    assert_eq!(rootfs.path_of(last), "/d".repeat(PATH_LEN_MAX / 2));
+}
