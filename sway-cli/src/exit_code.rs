@@ -66,7 +66,9 @@ impl ExitCode {
     #[deny(clippy::wildcard_enum_match_arm)]
     fn of_client_error(error: &ClientError) -> Self {
         match error {
-            ClientError::Unreachable { .. } | ClientError::Timeout { .. } => Self::Unreachable,
+            ClientError::Unreachable { .. }
+            | ClientError::Untrusted { .. }
+            | ClientError::Timeout { .. } => Self::Unreachable,
             ClientError::Refused { status: 0..500, .. } => Self::Failed,
             ClientError::Refused { .. }
             | ClientError::Missing(_)

@@ -71,8 +71,10 @@ fn start(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
 /// logs as the servers do.
 fn log_to_stderr(filter: Option<&str>, verbose: bool) {
     let filter = filter.unwrap_or(if verbose { "info" } else { "warn" });
-    let filter =
-        EnvFilter::try_new(filter.to_ascii_lowercase()).unwrap_or_else(|_| EnvFilter::new("warn"));
+    // The error that ends the command says it too, and what to do.
+    let hushed = "rustls_platform_verifier=off";
+    let filter = EnvFilter::try_new(format!("{hushed},{}", filter.to_ascii_lowercase()))
+        .unwrap_or_else(|_| EnvFilter::new(format!("{hushed},warn")));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

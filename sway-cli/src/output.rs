@@ -205,7 +205,9 @@ pub(crate) fn chain(error: &anyhow::Error) -> String {
     for source in error.chain() {
         add(source.to_string());
         // Of the layers of an HTTP client only the lowest says something: connection refused.
-        if let Some(ClientError::Unreachable { .. }) = source.downcast_ref() {
+        if let Some(ClientError::Unreachable { .. } | ClientError::Untrusted { .. }) =
+            source.downcast_ref()
+        {
             add(error.root_cause().to_string());
             break;
         }
@@ -220,7 +222,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             return failure.what_to_do().map(str::to_owned);
         }
         let error = source.downcast_ref::<ClientError>()?;
-        if error.is_unreachable() {
+        if error.is_unreachable() && error.hint().is_none() {
             return Some(
                 "is it running? `sway up` starts both servers; FILESERVER_URL and WORKER_URL say \
                  where others are"

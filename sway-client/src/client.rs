@@ -288,7 +288,30 @@ impl Client {
         if error.is_timeout() && !error.is_connect() {
             return ClientError::Timeout { url, after: self.0.call_timeout };
         }
-        ClientError::Unreachable { url, source: error.without_url().into() }
+        let untrusted = is_untrusted(&error);
+        let source = error.without_url().into();
+        if untrusted {
+            ClientError::Untrusted { url, source }
+        } else {
+            ClientError::Unreachable { url, source }
+        }
+    }
+}
+
+/// Whether the handshake failed over the server's certificate.
+fn is_untrusted(error: &reqwest::Error) -> bool {
+    let first: &(dyn std::error::Error + 'static) = error;
+    std::iter::successors(Some(first), |&error| next_cause(error))
+        .any(|error| matches!(error.downcast_ref(), Some(rustls::Error::InvalidCertificate(_))))
+}
+
+/// What caused an error. An I/O error does not show what it wraps as its source.
+fn next_cause<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> Option<&'a (dyn std::error::Error + 'static)> {
+    match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        Some(wrapped) => Some(wrapped),
+        None => error.source(),
     }
 }
 

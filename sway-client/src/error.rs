@@ -25,6 +25,14 @@ pub enum ClientError {
         /// How long was waited.
         after: Duration,
     },
+    /// The server's certificate is not the one that is trusted. Never go on; ask its operator.
+    #[error("{url} shows a certificate that is not trusted")]
+    Untrusted {
+        /// The server.
+        url: String,
+        /// Why.
+        source: Box<dyn StdError + Send + Sync>,
+    },
     /// The server said no: change the request, or tell the user.
     #[error("{message}")]
     Refused {
@@ -63,19 +71,27 @@ impl ClientError {
         match self {
             Self::Unreachable { .. } | Self::Timeout { .. } => true,
             Self::Refused { status, .. } => *status == 429 || *status >= 500,
-            Self::Missing(_) | Self::Corrupt(_) | Self::Protocol { .. } | Self::Config(_) => false,
+            Self::Untrusted { .. }
+            | Self::Missing(_)
+            | Self::Corrupt(_)
+            | Self::Protocol { .. }
+            | Self::Config(_) => false,
         }
     }
 
-    /// Whether there was no server to say anything (exit code 69 of `sway`).
+    /// Whether there was no server that could be asked (exit code 69 of `sway`).
     pub fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Timeout { .. })
+        matches!(self, Self::Unreachable { .. } | Self::Untrusted { .. } | Self::Timeout { .. })
     }
 
     /// What to do, where the server or this program knows.
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Refused { hint, .. } => hint.as_deref(),
+            Self::Untrusted { .. } => Some(
+                "pin the fingerprint that lies in tls/fingerprint of the server's data directory, \
+                 as fileserver_pin or worker_pin",
+            ),
             Self::Unreachable { .. }
             | Self::Timeout { .. }
             | Self::Missing(_)

@@ -43,7 +43,7 @@ async fn a_pinned_certificate_is_believed_and_no_other() {
     let wrong = "00".repeat(32);
     for pin in [Some(&wrong[..]), None] {
         let error = client(pin).health().await.unwrap_err();
-        assert!(matches!(error, ClientError::Unreachable { .. }), "{pin:?}: {error:?}");
+        assert!(matches!(error, ClientError::Untrusted { .. }), "{pin:?}: {error:?}");
     }
     shutdown.cancel();
     running.join_next().await.unwrap().unwrap().unwrap();

@@ -62,9 +62,10 @@ impl From<&ClientError> for SourceError {
             | ClientError::Timeout { .. }
             | ClientError::Corrupt(_)
             | ClientError::Protocol { .. } => Self::Unreachable(reason),
-            ClientError::Refused { .. } | ClientError::Missing(_) | ClientError::Config(_) => {
-                Self::Refused(reason)
-            }
+            ClientError::Untrusted { .. }
+            | ClientError::Refused { .. }
+            | ClientError::Missing(_)
+            | ClientError::Config(_) => Self::Refused(reason),
         }
     }
 }

@@ -55,7 +55,8 @@ fn of_fileserver(message: &str, source: &ClientError) -> ServerError {
             ServerError::unavailable("fileserver_unreachable", told)
                 .hint("is the fileserver running, and --fileserver right?")
         }
-        ClientError::Refused { .. }
+        ClientError::Untrusted { .. }
+        | ClientError::Refused { .. }
         | ClientError::Missing(_)
         | ClientError::Corrupt(_)
         | ClientError::Protocol { .. }
