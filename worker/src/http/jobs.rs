@@ -19,6 +19,7 @@ use sway_server::error::{Json, Path, Query, ServerError, in_time};
 use sway_server::guard::Identity;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::whole::with_outputs;
 use super::{App, scope};
 use crate::db::JobFilter;
 
@@ -91,11 +92,11 @@ pub(super) async fn submit(
         return Ok((StatusCode::ACCEPTED, location, Json(job)).into_response());
     }
     let scope = scope(&identity, false)?;
-    let mut job = app.queue.wait(&job.id, &scope).await?;
-    if let Some(run) = &mut job.run {
-        *run = app.queue.run(&run.id.to_string(), &scope).await?;
-    }
-    Ok((location, Json(job)).into_response())
+    let job = app.queue.wait(&job.id, &scope).await?;
+    let Some(run) = &job.run else { return Ok((location, Json(job)).into_response()) };
+    let run = app.queue.run(&run.id.to_string(), &scope).await?;
+    let answer = with_outputs(run, |run| JobView { run: Some(run), ..job });
+    Ok((location, answer).into_response())
 }
 
 #[derive(Debug, Deserialize)]

@@ -8,6 +8,7 @@ mod health;
 mod jobs;
 mod pages;
 mod runs;
+mod whole;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -25,6 +25,7 @@ use sway_server::token::Token;
 
 use super::{App, health};
 use crate::db::{RunFilter, Scope};
+use crate::queue::{FoundRun, may_go_on};
 
 /// Where the style sheet is.
 pub(super) const STYLE_PATH: &str = "/style.css";
@@ -33,6 +34,10 @@ const COOKIE: &str = "sway_pages";
 
 const POLICY: &str = "default-src 'none'; style-src 'self'; form-action 'self'; \
                       base-uri 'none'; frame-ancestors 'none'";
+
+/// Above an output that a page does not show to its end.
+const BEGINNING: &str = "<p class=\"notice\">This is its first MiB; \
+                         <code>sway logs</code> with the job's id shows all that is kept.</p>\n";
 
 /// Runs on one page of the list.
 const PAGE_LEN: u32 = 50;
@@ -68,14 +73,16 @@ pub(super) async fn root(
     Ok(page(StatusCode::OK, "Runs", &list_page(&runs, search.as_deref().unwrap_or_default())))
 }
 
-/// `GET /run/{n or job id}`.
+/// `GET /run/{n or job id}`, with the beginnings of the outputs.
 pub(super) async fn run(
     State(app): State<App>,
     identity: Identity,
     Path(id): Path<String>,
 ) -> Result<Response, ServerError> {
     match app.queue.run(&id, &scope(&identity)).await.map_err(ServerError::from) {
-        Ok(run) => Ok(page(StatusCode::OK, &format!("Run {}", run.id), &run_page(&run))),
+        Ok(FoundRun { run, .. }) => {
+            Ok(page(StatusCode::OK, &format!("Run {}", run.id), &run_page(&run)))
+        }
         Err(error) if error.status == StatusCode::NOT_FOUND => {
             let body = format!("<main><p>{}</p></main>", Text(&error.message));
             Ok(page(error.status, "Not found", &body))
@@ -344,8 +351,10 @@ fn run_page(run: &RunView) -> String {
 
 fn pane(name: &str, text: Option<&str>, truncated: bool) -> String {
     let mark = if truncated { " <span class=\"faint\">(cut at its limit)</span>" } else { "" };
+    let text = text.unwrap_or_default();
+    let beginning = if may_go_on(Some(text)) { BEGINNING } else { "" };
     // A line break right after <pre> is dropped: one of the output's own must survive.
-    format!("<h2>{name}{mark}</h2>\n<pre>\n{}</pre>\n", Text(text.unwrap_or_default()))
+    format!("<h2>{name}{mark}</h2>\n{beginning}<pre>\n{}</pre>\n", Text(text))
 }
 
 fn class(run: &RunView) -> &'static str {

@@ -181,6 +181,31 @@ impl OutputLog {
         }
     }
 
+    /// The bytes of one stream so far, in pieces of at most 128 KiB.
+    pub fn bytes(
+        self: Arc<Self>,
+        stream: OutputStream,
+    ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+        async_stream::try_stream! {
+            let end = self.published.borrow().len;
+            let mut position = Position::default();
+            loop {
+                let file = Arc::clone(&self.file);
+                let read = blocking(move || {
+                    let (frames, next) = read_frames(&file, position, end)?;
+                    let of_stream = frames.iter().filter(|frame| frame.stream == stream);
+                    let bytes: Vec<&[u8]> = of_stream.map(|frame| &frame.bytes[..]).collect();
+                    Ok((!frames.is_empty()).then(|| (bytes.concat(), next)))
+                });
+                let Some((bytes, next)) = read.await? else { break };
+                position = next;
+                if !bytes.is_empty() {
+                    yield Bytes::from(bytes);
+                }
+            }
+        }
+    }
+
     /// The bytes of one stream so far, at most `max` of them.
     pub async fn read_all(&self, stream: OutputStream, max: u64) -> io::Result<Vec<u8>> {
         let file = Arc::clone(&self.file);

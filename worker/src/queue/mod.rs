@@ -72,6 +72,15 @@ pub struct QueueConfig {
     pub stop_grace: Duration,
 }
 
+/// A run with the beginnings of its outputs.
+#[derive(Debug)]
+pub struct FoundRun {
+    /// With at most the first MiB of stdout and of stderr.
+    pub run: RunView,
+    /// All of both, where that may be more.
+    pub whole: Option<Arc<OutputLog>>,
+}
+
 /// The queue. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Queue(Arc<Inner>);
@@ -220,23 +229,21 @@ impl Queue {
         Ok(self.0.db.runs(filter).await?)
     }
 
-    /// A run by its number or its job's id, with its whole output.
-    pub async fn run(&self, name: &str, scope: &Scope) -> Result<RunView, QueueError> {
+    /// A run by its number or its job's id.
+    pub async fn run(&self, name: &str, scope: &Scope) -> Result<FoundRun, QueueError> {
         let stored = u32::try_from(STORED_OUTPUT_LEN_MAX).expect("1 MiB");
         let mut run = self.0.db.run(name, scope, stored).await?;
-        let long = |text: &Option<String>| {
-            text.as_ref().is_some_and(|text| text.len() as u64 >= STORED_OUTPUT_LEN_MAX)
-        };
-        if run.cause.is_none() || long(&run.stdout) || long(&run.stderr) {
-            // The row holds the beginning at most.
-            let max = run.limits.output_bytes;
-            if let Some(output) = self.0.output(run.id)? {
-                let (stdout, stderr) = read_output(&output, max, run.id).await?;
-                run.stdout = Some(String::from_utf8_lossy(&stdout).into_owned());
-                run.stderr = Some(String::from_utf8_lossy(&stderr).into_owned());
-            }
+        if run.cause.is_none()
+            && let Some(output) = self.0.output(run.id)?
+        {
+            // The row of an open run has none yet.
+            let (stdout, stderr) = read_output(&output, STORED_OUTPUT_LEN_MAX, run.id).await?;
+            run.stdout = Some(String::from_utf8_lossy(&stdout).into_owned());
+            run.stderr = Some(String::from_utf8_lossy(&stderr).into_owned());
         }
-        Ok(run)
+        let long = may_go_on(run.stdout.as_deref()) || may_go_on(run.stderr.as_deref());
+        let whole = if long { self.0.output(run.id)? } else { None };
+        Ok(FoundRun { run, whole })
     }
 
     /// What the user can run.
@@ -573,6 +580,11 @@ impl Inner {
             Err(source) => Err(QueueError::Output { run: run_id, source }),
         }
     }
+}
+
+/// Whether this is so much of an output that there may be more of it.
+pub fn may_go_on(text: Option<&str>) -> bool {
+    text.is_some_and(|text| text.len() as u64 >= STORED_OUTPUT_LEN_MAX)
 }
 
 /// The beginning of both streams.

@@ -72,15 +72,6 @@ async fn images_are_the_users_own_and_the_librarys() {
 }
 
 #[tokio::test]
-async fn long_output_is_kept_whole() {
-    let worker = Worker::start().await;
-    let len = 3 << 20;
-    worker.post("/v1/jobs?wait=true", json(&spec(&["big", &len.to_string()]))).send().await;
-    let run = worker.get("/v1/runs/1").send().await.json();
-    assert_eq!(run["stdout"].as_str().unwrap().len(), len);
-}
-
-#[tokio::test]
 async fn metrics_count_runs_by_cause() {
     let worker = Worker::start().await;
     worker.post("/v1/jobs?wait=true", json(&spec(&["exit", "1"]))).send().await;
@@ -96,4 +87,33 @@ async fn metrics_count_runs_by_cause() {
     }
     let health = worker.get("/healthz").send().await.json();
     assert_eq!((&health["status"], &health["jobs"]["waiting"]), (&json!("ok"), &json!(0)));
+}
+
+#[tokio::test]
+async fn a_long_output_is_told_whole_and_its_page_shows_the_beginning() {
+    const LEN: usize = 5 << 20;
+    let worker = Worker::start().await;
+    let client = worker.client("operator");
+    let len = LEN.to_string();
+    let waited = worker.post("/v1/jobs?wait=true", json(&spec(&["big", &len]))).send().await;
+    assert_eq!((waited.status, waited.header("content-type")), (200, Some("application/json")));
+    let letters = waited.body.bytes().filter(|&byte| byte == b'x').count();
+    assert!(letters >= LEN, "{letters}");
+    let run = client.jobs().run("1").await.unwrap();
+    assert_eq!(run.stdout.unwrap(), "x".repeat(LEN));
+    assert_eq!(run.stderr.as_deref(), Some(""));
+    assert!(!run.stdout_truncated);
+    let page = worker.get("/run/1").header("accept", "text/html").send().await;
+    assert_eq!(page.body.matches("first MiB").count(), 1, "only stdout is long");
+    assert!((1 << 20..2 << 20).contains(&page.body.len()), "{}", page.body.len());
+}
+
+#[tokio::test]
+async fn the_outputs_of_many_runs_share_a_bound() {
+    let worker = Worker::start().await;
+    worker.post("/v1/jobs?wait=true", json(&spec(&["big", "100000"]))).send().await;
+    for (path, len) in [("/stats", 64 << 10), ("/stats?limit=1000", (8 << 20) / 1000)] {
+        let stats = worker.get(path).send().await.json();
+        assert_eq!(stats[0]["stdout"].as_str().unwrap().len(), len, "{path}");
+    }
 }
