@@ -8,6 +8,7 @@
 //! Owners are the image's, for the kernel to map; or already those of the host, where it can't.
 
 mod errno;
+mod mountpoint;
 mod session;
 
 use std::ffi::OsStr;
@@ -31,6 +32,7 @@ use crate::account::{Accounts, RunAccount};
 use crate::id_map::IdMaps;
 use crate::rootfs::{Attributes, Rootfs, RootfsError, Seek};
 use errno::errno;
+pub use mountpoint::Mountpoint;
 pub(crate) use session::detach;
 pub use session::{FuseSession, SessionError};
 

@@ -18,7 +18,7 @@ use fuser::{Session, SessionACL};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tokio::sync::watch;
 
-use super::Adapter;
+use super::{Adapter, Mountpoint};
 
 /// Threads of a session: the first keeps one core busy, more would only fight over it.
 const THREADS_MIN: usize = 2;
@@ -51,14 +51,15 @@ pub enum SessionError {
 /// A mount that is being served. Dropping it unmounts.
 #[derive(Debug)]
 pub struct FuseSession {
-    path: PathBuf,
+    mountpoint: Mountpoint,
     ended: watch::Receiver<bool>,
     idmapped: bool,
 }
 
 impl FuseSession {
-    /// Mounts `adapter` at the directory `path` and serves it on threads of its own.
-    pub fn mount(adapter: Adapter, path: &Path) -> Result<Self, SessionError> {
+    /// Mounts `adapter` at a directory and serves it on threads of its own.
+    pub fn mount(adapter: Adapter, mountpoint: Mountpoint) -> Result<Self, SessionError> {
+        let path = mountpoint.path();
         let device = File::options()
             .read(true)
             .write(true)
@@ -73,30 +74,18 @@ impl FuseSession {
         let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         mount(Some("sway"), path, Some("fuse.sway"), flags, Some(options.as_str()))
             .map_err(|errno| SessionError::Mount { path: path.to_owned(), source: errno.into() })?;
-        Self::serve(adapter, device, path).map_err(|source| {
-            detach(path);
-            SessionError::Start { path: path.to_owned(), source }
-        })
+        match serve(adapter, device, path) {
+            Ok((ended, idmapped)) => Ok(Self { mountpoint, ended, idmapped }),
+            Err(source) => {
+                detach(path);
+                Err(SessionError::Start { path: path.to_owned(), source })
+            }
+        }
     }
 
-    fn serve(adapter: Adapter, device: File, path: &Path) -> io::Result<Self> {
-        let cores = thread::available_parallelism().map_or(THREADS_MIN, usize::from);
-        let mut config = fuser::Config::default();
-        config.n_threads = Some(cores.clamp(THREADS_MIN, THREADS_MAX));
-        config.clone_fd = true;
-        let idmapped = Arc::clone(&adapter.idmapped);
-        let session = Session::from_fd(adapter, device.into(), SessionACL::All, config)?;
-        let (sender, ended) = watch::channel(false);
-        let path = path.to_owned();
-        let served = path.clone();
-        thread::Builder::new().name("fuse-session".to_owned()).spawn(move || {
-            if let Err(error) = session.run() {
-                tracing::error!(path = %served.display(), %error, "FUSE session ended with an error");
-            }
-            sender.send_replace(true);
-        })?;
-        // The handshake is over, so that the adapter has been told.
-        Ok(Self { path, ended, idmapped: idmapped.load(Ordering::SeqCst) })
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        self.mountpoint.path()
     }
 
     /// Whether the kernel can map the ids of this mount (`mount_setattr(2)`, Linux 6.12).
@@ -118,13 +107,14 @@ impl FuseSession {
     /// Takes the mount out of the tree at once. Who still uses it keeps it alive.
     pub fn unmount(&self) {
         if self.is_alive() {
-            detach(&self.path);
+            detach(self.path());
         }
     }
 
     /// Unmounts and waits for the session's threads. Tells whether they ended in time.
     pub async fn shut_down(&self, deadline: Duration) -> bool {
         self.unmount();
+        self.mountpoint.remove();
         tokio::time::timeout(deadline, self.ended()).await.is_ok()
     }
 }
@@ -133,6 +123,27 @@ impl Drop for FuseSession {
     fn drop(&mut self) {
         self.unmount();
     }
+}
+
+/// Serves the kernel on threads of their own. Tells how to learn of the end, and whether the kernel
+/// can map ids.
+fn serve(adapter: Adapter, device: File, path: &Path) -> io::Result<(watch::Receiver<bool>, bool)> {
+    let cores = thread::available_parallelism().map_or(THREADS_MIN, usize::from);
+    let mut config = fuser::Config::default();
+    config.n_threads = Some(cores.clamp(THREADS_MIN, THREADS_MAX));
+    config.clone_fd = true;
+    let idmapped = Arc::clone(&adapter.idmapped);
+    let session = Session::from_fd(adapter, device.into(), SessionACL::All, config)?;
+    let (sender, ended) = watch::channel(false);
+    let path = path.to_owned();
+    thread::Builder::new().name("fuse-session".to_owned()).spawn(move || {
+        if let Err(error) = session.run() {
+            tracing::error!(path = %path.display(), %error, "FUSE session ended with an error");
+        }
+        sender.send_replace(true);
+    })?;
+    // The handshake is over, so that the adapter has been told.
+    Ok((ended, idmapped.load(Ordering::SeqCst)))
 }
 
 /// Unmounts whatever is mounted at `path`, busy or not. Tells whether something was.

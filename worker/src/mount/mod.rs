@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::account::Accounts;
 use crate::cache::{Chunks, ChunksConfig, DiskCacheError};
 use crate::fetch::{BlobSource, FetchError};
-use crate::fuse::{Adapter, FuseSession, RequestHook, SessionError};
+use crate::fuse::{Adapter, FuseSession, Mountpoint, RequestHook, SessionError};
 use crate::id_map::IdMaps;
 use crate::rootfs::{Rootfs, RootfsError};
 
@@ -144,7 +144,7 @@ impl Mounts {
     }
 
     /// Unmounts all that a worker that was killed left mounted at or below `dir`, newest first,
-    /// whatever it is. Returns how many mounts there were.
+    /// whatever it is, and removes the mountpoints. Returns how many mounts there were.
     pub fn recover(dir: &Path) -> io::Result<usize> {
         recover::unmount_below(dir)
     }
@@ -197,21 +197,18 @@ impl Mounts {
 
     async fn make(&self, digest: Digest) -> Result<Arc<ImageMount>, MountError> {
         let started = Instant::now();
-        let path = self.config.dir.join(digest.to_hex()).join("root");
-        let prepared = path.clone();
-        on_blocking_thread(move || fs_err::create_dir_all(prepared))
-            .await
-            .map_err(MountError::Directory)?;
         let service = Service {
             accounts: Arc::clone(&self.accounts),
             tasks: self.tasks.clone(),
             hook: self.config.hook.clone(),
         };
-        let mut mount = ImageMount::make(digest, path, Arc::clone(&self.chunks), service).await?;
+        let dir = self.config.dir.clone();
+        let place = move || Mountpoint::fresh(&dir, &digest.to_hex());
+        let mut mount = ImageMount::make(digest, place, Arc::clone(&self.chunks), service).await?;
         mount.shift_ids |= self.config.shift_ids;
         tracing::info!(
             manifest.digest = %digest,
-            path = %mount.path.display(),
+            path = %mount.path().display(),
             duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             "mounted"
         );
@@ -245,19 +242,11 @@ pub struct ImageMount {
     digest: Digest,
     rootfs: Arc<Rootfs>,
     service: Service,
-    path: PathBuf,
     session: FuseSession,
     /// Whether jobs need mounts with their own ids.
     shift_ids: bool,
     /// Those, by the ids. Held while one is made: that takes milliseconds.
-    shifted: tokio::sync::Mutex<HashMap<IdMaps, ShiftedMount>>,
-}
-
-/// The tree of an image with other owners.
-#[derive(Debug)]
-struct ShiftedMount {
-    path: PathBuf,
-    session: FuseSession,
+    shifted: tokio::sync::Mutex<HashMap<IdMaps, FuseSession>>,
 }
 
 /// What a mount needs beside its tree to be served.
@@ -274,18 +263,18 @@ impl Service {
         self,
         rootfs: &Arc<Rootfs>,
         owners: Option<IdMaps>,
-        path: &Path,
+        mountpoint: Mountpoint,
     ) -> Result<FuseSession, SessionError> {
         let Self { accounts, tasks, hook } = self;
         let adapter = Adapter::new(Arc::clone(rootfs), owners, accounts, tasks, hook);
-        FuseSession::mount(adapter, path)
+        FuseSession::mount(adapter, mountpoint)
     }
 }
 
 impl ImageMount {
     async fn make(
         digest: Digest,
-        path: PathBuf,
+        place: impl FnOnce() -> io::Result<Mountpoint> + Send + 'static,
         chunks: Arc<Chunks>,
         service: Service,
     ) -> Result<Self, MountError> {
@@ -297,10 +286,11 @@ impl ImageMount {
             let manifest = Manifest::decode(blob.as_ref())
                 .map_err(|source| MountError::Manifest { digest, source })?;
             let rootfs = Arc::new(Rootfs::new(Arc::new(manifest), chunks));
-            let session = service.clone().start(&rootfs, None, &path)?;
+            let mountpoint = place().map_err(MountError::Directory)?;
+            let session = service.clone().start(&rootfs, None, mountpoint)?;
             let shift_ids = !session.can_be_idmapped();
             let shifted = tokio::sync::Mutex::default();
-            Ok(Self { digest, rootfs, service, path, session, shift_ids, shifted })
+            Ok(Self { digest, rootfs, service, session, shift_ids, shifted })
         })
         .await
     }
@@ -315,35 +305,35 @@ impl ImageMount {
     /// Stays as long as this mount.
     pub async fn shifted(&self, ids: &IdMaps) -> Result<PathBuf, MountError> {
         let mut shifted = self.shifted.lock().await;
-        if let Some(mount) = shifted.get(ids).filter(|mount| mount.session.is_alive()) {
-            return Ok(mount.path.clone());
+        if let Some(mount) = shifted.get(ids).filter(|mount| mount.is_alive()) {
+            return Ok(mount.path().to_owned());
         }
-        // The maps of one image and one range are the same for all jobs, so this is one name each.
-        let path = self.path.with_file_name(format!("ids-{}", ids.uids.base()));
+        let dir = self.path().parent().expect("a mountpoint lies in a directory").to_owned();
+        let name = format!("ids-{}-{}", ids.uids.base(), self.digest.to_hex());
         let (service, rootfs) = (self.service.clone(), Arc::clone(&self.rootfs));
-        let (owners, at) = (ids.clone(), path.clone());
+        let owners = ids.clone();
         let session = on_blocking_thread(move || {
-            fs_err::create_dir_all(&at).map_err(MountError::Directory)?;
-            Ok::<_, MountError>(service.start(&rootfs, Some(owners), &at)?)
+            let mountpoint = Mountpoint::fresh(&dir, &name).map_err(MountError::Directory)?;
+            Ok::<_, MountError>(service.start(&rootfs, Some(owners), mountpoint)?)
         });
         let session = session.await?;
+        let path = session.path().to_owned();
         tracing::info!(
             manifest.digest = %self.digest,
             path = %path.display(),
             "mounted with shifted owners"
         );
-        shifted.insert(ids.clone(), ShiftedMount { path: path.clone(), session });
+        shifted.insert(ids.clone(), session);
         Ok(path)
     }
 
     /// Unmounts, in use or not.
     async fn shut_down(&self) {
         let mut shifted = self.shifted.lock().await;
-        let shifted: Vec<ShiftedMount> = shifted.drain().map(|(_, mount)| mount).collect();
-        let all = shifted.iter().map(|mount| (&mount.path, &mount.session));
-        let ends = all.chain([(&self.path, &self.session)]).map(|(path, session)| async move {
+        let shifted: Vec<FuseSession> = shifted.drain().map(|(_, session)| session).collect();
+        let ends = shifted.iter().chain([&self.session]).map(|session| async move {
             if !session.shut_down(SHUTDOWN_DEADLINE).await {
-                tracing::warn!(path = %path.display(), "mount is still in use; left behind");
+                tracing::warn!(path = %session.path().display(), "mount is still in use; left behind");
             }
         });
         futures::future::join_all(ends).await;
@@ -361,7 +351,7 @@ impl ImageMount {
 
     /// Where the image is mounted with its own owners: read-only, nosuid, nodev.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.session.path()
     }
 
     /// The first `max` bytes of a file of the image, read without the kernel. Links are followed
@@ -387,7 +377,8 @@ pub async fn foreground(
     let accounts = Arc::new(Accounts::default());
     let service = Service { accounts, tasks: tasks.clone(), hook: None };
     let dir = fs_err::canonicalize(dir).map_err(MountError::Directory)?;
-    let mount = ImageMount::make(manifest, dir, chunks, service).await?;
+    let place = move || Ok(Mountpoint::existing(dir));
+    let mount = ImageMount::make(manifest, place, chunks, service).await?;
     tokio::select! {
         () = shutdown.cancelled() => {}
         () = mount.session.ended() => {}

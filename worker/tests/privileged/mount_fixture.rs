@@ -252,6 +252,8 @@ impl Fixture {
         self.mounts.shutdown().await;
         assert!(self.tasks.shutdown(Duration::from_secs(20)).await);
         assert!(mounted_below(self.dir.path()).is_empty());
+        let mountpoints = fs::read_dir(self.dir.path().join("mounts")).into_iter().flatten();
+        assert_eq!(mountpoints.count(), 0);
         self.dir
     }
 }
