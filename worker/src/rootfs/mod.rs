@@ -5,6 +5,7 @@
 //! ([`Rootfs::read_from_memory`]) or it is waited for ([`Rootfs::read`]). Sequential readers are
 //! read ahead for (`sequence`); nothing else is ever fetched that nobody asked for.
 
+mod holes;
 mod sequence;
 
 use std::ops::Range;
@@ -12,12 +13,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use sway_core::blob::Blob;
-use sway_core::manifest::{ExtentSource, Ino, Inode, Manifest, NAME_LEN_MAX, Timestamp};
+use sway_core::manifest::{Ino, Inode, Manifest, NAME_LEN_MAX, Timestamp};
 use sway_core::read_plan::{Slice, read_plan};
 
 use crate::account::RunAccount;
 use crate::cache::{Chunks, Part};
 use crate::fetch::FetchError;
+use holes::Holes;
 use sequence::Sequences;
 
 /// The longest path in a message, in bytes.
@@ -126,6 +128,7 @@ pub struct Rootfs {
     manifest: Arc<Manifest>,
     chunks: Arc<Chunks>,
     statistics: Statistics,
+    holes: Holes,
     sequences: Sequences,
 }
 
@@ -135,7 +138,8 @@ impl Rootfs {
         let statistics =
             Statistics { size_bytes: manifest.size_bytes(), inodes: manifest.inode_count() as u64 };
         let sequences = Sequences::new(u64::from(manifest.chunk_len()));
-        Self { manifest, chunks, statistics, sequences }
+        let holes = Holes::of(&manifest);
+        Self { manifest, chunks, statistics, holes, sequences }
     }
 
     /// The manifest.
@@ -175,7 +179,7 @@ impl Rootfs {
             uid: inode.uid,
             gid: inode.gid,
             size: inode.size(),
-            blocks: self.data_bytes(ino, inode).div_ceil(512),
+            blocks: (inode.size() - self.holes.bytes(ino)).div_ceil(512),
             rdev: inode.rdev(),
             mtime: system_time(inode.mtime),
         })
@@ -242,18 +246,16 @@ impl Rootfs {
         if offset >= size {
             return Err(RootfsError::NoData);
         }
-        let chunk_len = u64::from(self.manifest.chunk_len());
-        for extent in self.manifest.extents(ino) {
-            let end = ((u64::from(extent.start) + u64::from(extent.count)) * chunk_len).min(size);
-            let is_hole = extent.source == ExtentSource::Hole;
-            if end > offset && is_hole == (what == Seek::Hole) {
-                return Ok(offset.max(u64::from(extent.start) * chunk_len));
-            }
-        }
+        let hole = self.holes.next(ino, offset);
+        let is_in_hole = hole.is_some_and(|hole| hole.start <= offset);
         match what {
-            Seek::Data => Err(RootfsError::NoData),
+            Seek::Data => match hole.filter(|_| is_in_hole) {
+                Some(hole) if hole.end == size => Err(RootfsError::NoData),
+                Some(hole) => Ok(hole.end),
+                None => Ok(offset),
+            },
             // The end of every file counts as a hole.
-            Seek::Hole => Ok(size),
+            Seek::Hole => Ok(hole.map_or(size, |hole| hole.start.max(offset))),
         }
     }
 
@@ -319,15 +321,6 @@ impl Rootfs {
         } else {
             Err(RootfsError::NotAFile)
         }
-    }
-
-    /// Bytes of a file that are not in holes.
-    fn data_bytes(&self, ino: Ino, inode: &Inode) -> u64 {
-        let extents = self.manifest.extents(ino);
-        let holes = extents.iter().filter(|extent| extent.source == ExtentSource::Hole);
-        let chunk_len = u64::from(self.manifest.chunk_len());
-        let hole_bytes: u64 = holes.map(|hole| u64::from(hole.count) * chunk_len).sum();
-        inode.size().saturating_sub(hole_bytes)
     }
 
     fn parts(&self, plan: &[Slice]) -> Vec<Part> {

@@ -208,6 +208,43 @@ async fn data_and_holes_are_found() {
     assert_eq!(seek(4 * CHUNK + 4, Seek::Data), None);
 }
 
+/// Were one question to walk through the file, all of them would take hours.
+#[tokio::test]
+async fn a_question_about_a_file_of_many_extents_does_not_walk_through_it() {
+    const PAIRS: u32 = 100_000;
+    let chunk = CutChunk::of(&[1; CHUNK_SIZE]);
+    let mut content = FileContent::new();
+    for _ in 0..PAIRS {
+        content.push_chunk(chunk.clone());
+        content.push_holes(1);
+    }
+    // The same chunk again and again: each is an extent of its own.
+    (0..PAIRS).for_each(|_| content.push_chunk(chunk.clone()));
+    content.push_holes(1);
+    let mut tree = Tree::new();
+    let file = tree.add(Metadata::default(), NodeKind::Regular(content));
+    tree.entries_mut(Tree::ROOT).unwrap().insert(b"file".to_vec(), file);
+    let (manifest, _) = tree.to_manifest(RunConfig::default()).unwrap();
+    let ino = manifest.resolve(b"file").unwrap();
+    assert!(manifest.extents(ino).len() > 3 * PAIRS as usize);
+    let source = Arc::new(Scripted(Script::of([])));
+    let chunks = Chunks::new(ChunksConfig::default(), source, Tasks::new()).unwrap();
+    let rootfs = Rootfs::new(Arc::new(manifest), chunks);
+    let pairs = u64::from(PAIRS);
+    for at in 0..pairs {
+        assert_eq!(rootfs.attributes(ino).unwrap().blocks, 2 * pairs * CHUNK / 512);
+        let (data, hole) = (2 * at * CHUNK, (2 * at + 1) * CHUNK);
+        let seek = |offset, what| rootfs.seek(ino, offset, what).unwrap();
+        assert_eq!(seek(data + 5, Seek::Data), data + 5);
+        assert_eq!(seek(data + 5, Seek::Hole), hole);
+        assert_eq!(seek(hole + 5, Seek::Data), hole + CHUNK);
+        assert_eq!(seek(hole + 5, Seek::Hole), hole + 5);
+        assert_eq!(seek(2 * pairs * CHUNK + at, Seek::Hole), 3 * pairs * CHUNK);
+    }
+    let end = rootfs.seek(ino, 3 * pairs * CHUNK, Seek::Data);
+    assert!(matches!(end, Err(RootfsError::NoData)));
+}
+
 #[test]
 fn times_are_exact_on_both_sides_of_1970() {
     for (seconds, nanoseconds) in
