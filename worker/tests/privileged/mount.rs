@@ -526,6 +526,21 @@ async fn a_mount_that_was_taken_away_is_made_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_child_inherits_no_fuse_device() {
+    let fixture = Fixture::new(Options::default());
+    let mount = fixture.mount(zoo().path()).await;
+    let list = || std::process::Command::new("ls").args(["-l", "/proc/self/fd"]).output().unwrap();
+    let listed = String::from_utf8(blocking(list).await.stdout).unwrap();
+    assert!(listed.contains("-> /"), "{listed}");
+    assert!(!listed.contains("/dev/fuse"), "{listed}");
+    let own = fs::read_dir("/proc/self/fd").unwrap();
+    let mut own = own.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+    assert!(own.any(|path| path == Path::new("/dev/fuse")), "this process has one");
+    drop(mount);
+    fixture.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_worker_left_mounted_is_taken_away() {
     let fixture = Fixture::new(Options::default());
     let mount = fixture.mount(zoo().path()).await;
