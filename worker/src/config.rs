@@ -56,6 +56,8 @@ pub struct Config {
     pub maxima: Limits,
     /// Runs that stay on record.
     pub keep_runs: u32,
+    /// Bytes of output files that are kept for them.
+    pub keep_output_bytes: u64,
     /// How long a job goes on after its last follower has gone.
     pub abandoned_after: Duration,
     /// How long jobs may go on when the worker stops; less than the server drains.
@@ -91,6 +93,7 @@ impl Config {
             waiting_max: 1000,
             maxima: Limits::maxima(u32::try_from(cores).unwrap_or(u32::MAX)),
             keep_runs: 10_000,
+            keep_output_bytes: 10 << 30,
             abandoned_after: Duration::from_secs(5),
             stop_grace: Duration::from_secs(8),
             read_deadline: Duration::from_secs(30),
@@ -148,6 +151,10 @@ pub struct Arguments {
     /// Runs that stay on record
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     keep_runs: u32,
+    /// Output files kept for them: beyond this the oldest go, and their runs keep the first MiB of
+    /// each output [default: 10G]
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    keep_output_bytes: Option<u64>,
     /// How long a read may wait for the fileserver, in seconds
     #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     read_deadline: u64,
@@ -237,6 +244,7 @@ pub fn load(arguments: Arguments) -> anyhow::Result<Process> {
     }
     config.maxima.pids = arguments.max_pids.unwrap_or(config.maxima.pids);
     config.keep_runs = arguments.keep_runs;
+    config.keep_output_bytes = arguments.keep_output_bytes.unwrap_or(config.keep_output_bytes);
     config.read_deadline = Duration::from_secs(arguments.read_deadline);
     config.allow_root = arguments.allow_root;
     config.id_mapping = arguments.id_mapping;
@@ -302,11 +310,14 @@ mod tests {
             "3",
             "--read-deadline",
             "7",
+            "--keep-output-bytes",
+            "2G",
         ])
         .unwrap();
         let config = process.config;
         assert_eq!((config.memory_cache_bytes, config.disk_cache_bytes), (64 << 20, 1 << 30));
         assert_eq!((config.maxima.timeout_ms, config.maxima.cpus_milli), (60_000, 1500));
+        assert_eq!(config.keep_output_bytes, 2 << 30);
         assert_eq!((config.running_max, config.read_deadline.as_secs()), (3, 7));
         assert_eq!(process.listen.addr.to_string(), LISTEN_DEFAULT);
     }

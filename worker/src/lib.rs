@@ -120,6 +120,7 @@ async fn serve(
             default_limits: sway_core::job::Limits::DIRECT,
             maxima: config.maxima,
             keep_runs: config.keep_runs,
+            keep_output_bytes: config.keep_output_bytes,
             abandoned_after: config.abandoned_after,
             stop_grace: config.stop_grace,
         },

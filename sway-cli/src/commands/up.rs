@@ -59,6 +59,10 @@ pub(crate) struct UpArgs {
     /// Runs that stay on record [default: 10000]
     #[arg(long, value_name = "N")]
     keep_runs: Option<u32>,
+    /// Output files kept for them; beyond this the oldest go, and their runs keep the first MiB of
+    /// each output [default: 10G]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    keep_output_bytes: Option<u64>,
     /// Let GET / in without a token
     #[arg(long)]
     open: bool,
@@ -245,6 +249,7 @@ mod servers {
         let set = |target: &mut u64, value: Option<u64>| *target = value.unwrap_or(*target);
         set(&mut config.memory_cache_bytes, args.memory_cache);
         set(&mut config.disk_cache_bytes, args.disk_cache);
+        set(&mut config.keep_output_bytes, args.keep_output_bytes);
         set(&mut config.maxima.timeout_ms, args.max_timeout);
         set(&mut config.maxima.memory_bytes, args.max_memory);
         config.running_max = args.max_concurrent_jobs.map_or(config.running_max, usize::from);

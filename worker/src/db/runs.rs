@@ -12,6 +12,9 @@ use crate::account::CacheFigures;
 /// run's output file.
 pub const STORED_OUTPUT_LEN_MAX: u64 = 1 << 20;
 
+/// What a run's message says when its output file made room for newer ones.
+const DROPPED: &str = "its output beyond the first MiB is no longer kept";
+
 /// A job takes its place: its run begins.
 #[derive(Clone, Debug)]
 pub struct NewRun {
@@ -228,6 +231,33 @@ impl Db {
     pub async fn forget_run(&self, run_id: i64) -> Result<(), DbError> {
         self.call(move |connection| {
             connection.execute("DELETE FROM runs WHERE id = ?1", [run_id])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Notes that the whole outputs of these runs are no longer kept: those that the row does not
+    /// hold to their end are marked as cut, and the message says so.
+    pub async fn drop_outputs(&self, runs: Vec<i64>) -> Result<(), DbError> {
+        let stored = i64::try_from(STORED_OUTPUT_LEN_MAX).expect("1 MiB");
+        self.call(move |connection| {
+            let transaction = connection.transaction()?;
+            {
+                let mut statement = transaction.prepare_cached(
+                    "UPDATE runs SET
+                         stdout_truncated = stdout_truncated OR length(stdout) >= :stored,
+                         stderr_truncated = stderr_truncated OR length(stderr) >= :stored,
+                         message = coalesce(message || '; ', '') || :note
+                     WHERE id = :id AND instr(coalesce(message, ''), :note) = 0
+                       AND (length(stdout) >= :stored OR length(stderr) >= :stored)",
+                )?;
+                for id in runs {
+                    statement.execute(named_params! {
+                        ":id": id, ":stored": stored, ":note": DROPPED,
+                    })?;
+                }
+            }
+            transaction.commit()?;
             Ok(())
         })
         .await

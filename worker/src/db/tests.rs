@@ -188,6 +188,31 @@ async fn only_the_newest_runs_are_kept() {
 }
 
 #[tokio::test]
+async fn a_run_without_its_output_file_says_what_is_missing() {
+    let (_dir, db) = open();
+    let long = vec![b'x'; usize::try_from(STORED_OUTPUT_LEN_MAX).unwrap()];
+    let mut runs = Vec::new();
+    for (stderr, message) in [(long, Some("a note".to_owned())), (b"short".to_vec(), None)] {
+        let id = inserted(&db, job("ada", "a", None)).await;
+        let run = db.begin_run(NewRun { job_id: id, queued_ms: 0 }).await.unwrap();
+        let end = end(JobState::Failed, Cause::Exited);
+        let end = RunEnd { stdout_truncated: false, stderr, message, ..end };
+        db.end_run(run, end).await.unwrap();
+        runs.push(run);
+    }
+    // Also where a crash came between the rows and the files.
+    for _ in 0..2 {
+        db.drop_outputs(runs.clone()).await.unwrap();
+    }
+    let run = db.run(&runs[0].to_string(), &Scope::All, 0).await.unwrap();
+    assert!(run.stderr_truncated && !run.stdout_truncated);
+    let message = "a note; its output beyond the first MiB is no longer kept";
+    assert_eq!(run.message.as_deref(), Some(message));
+    let run = db.run(&runs[1].to_string(), &Scope::All, 0).await.unwrap();
+    assert_eq!((run.stderr_truncated, run.message), (false, None), "its row holds it all");
+}
+
+#[tokio::test]
 async fn an_existing_database_is_opened_again_as_it_was() {
     let (dir, db) = open();
     let id = inserted(&db, job("ada", "a", None)).await;

@@ -24,7 +24,7 @@ impl From<QueueError> for ServerError {
             QueueError::Stopping => Self::unavailable("stopping", message),
             QueueError::Ended { .. } => Self::conflict("job_ended", message),
             QueueError::NoStdin { .. } => Self::conflict("no_stdin", message),
-            QueueError::Output { .. } => internal(&error),
+            QueueError::Output { .. } | QueueError::Outputs(_) => internal(&error),
             QueueError::Db(error) => of_db(message, &error),
         }
     }

@@ -80,6 +80,9 @@ pub enum QueueError {
         /// Why it can't be read.
         source: std::io::Error,
     },
+    /// The files of old runs.
+    #[error("the directory of outputs")]
+    Outputs(#[source] std::io::Error),
     /// The record.
     #[error(transparent)]
     Db(#[from] DbError),

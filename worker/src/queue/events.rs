@@ -8,14 +8,22 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt as _};
-use sway_core::api::jobs::{JobEvent, JobView};
+use sway_core::api::jobs::{JobEvent, JobView, OutputStream, RunView};
 use sway_core::job::JobState;
 
 use super::active::{Active, Progress};
-use crate::job::output::OutputLog;
+use crate::job::output::{FRAME_LEN_MAX, OutputLog};
 
 /// Number of the first event that is output.
 const FIRST_FRAME: u64 = 4;
+
+/// What is left of the output of a job that has ended.
+pub(super) enum Past {
+    /// All that it wrote.
+    Whole(Arc<OutputLog>),
+    /// The row's beginning of each stream: the file made room for newer ones.
+    Beginning(Box<RunView>),
+}
 
 /// Events with their numbers.
 pub struct Events(Pin<Box<dyn Stream<Item = (u64, JobEvent)> + Send>>);
@@ -77,7 +85,7 @@ impl Events {
     }
 
     /// Of a job that has ended.
-    pub(super) fn of_ended(job: &JobView, output: Option<Arc<OutputLog>>, after: u64) -> Self {
+    pub(super) fn of_ended(job: &JobView, output: Option<Past>, after: u64) -> Self {
         let (state, run) = (job.state, job.run.clone().map(Box::new));
         let ran = run.as_ref().is_some_and(|run| run.duration_ms.is_some());
         let events = async_stream::stream! {
@@ -90,7 +98,14 @@ impl Events {
             }
             next = next.max(FIRST_FRAME);
             if let Some(output) = output {
-                let mut frames = frames(output, next - FIRST_FRAME);
+                let mut frames = match output {
+                    Past::Whole(output) => frames(output, next - FIRST_FRAME),
+                    Past::Beginning(run) => {
+                        let mut frames = stored(&run);
+                        frames.retain(|(number, _)| *number >= next);
+                        Box::pin(futures::stream::iter(frames))
+                    }
+                };
                 while let Some((number, event)) = frames.next().await {
                     next = number + 1;
                     yield (number, event);
@@ -100,6 +115,25 @@ impl Events {
         };
         Self(Box::pin(events))
     }
+}
+
+/// The stored beginnings, with a mark after each one that did not end there.
+fn stored(run: &RunView) -> Vec<(u64, JobEvent)> {
+    let streams = [
+        (OutputStream::Stdout, &run.stdout, run.stdout_truncated),
+        (OutputStream::Stderr, &run.stderr, run.stderr_truncated),
+    ];
+    let mut events = Vec::new();
+    for (stream, text, truncated) in streams {
+        let text = text.as_deref().unwrap_or_default();
+        events.extend(
+            text.as_bytes()
+                .chunks(FRAME_LEN_MAX)
+                .map(|piece| JobEvent::Output { stream, data: piece.to_vec() }),
+        );
+        events.extend(truncated.then_some(JobEvent::Truncated { stream }));
+    }
+    (FIRST_FRAME..).zip(events).collect()
 }
 
 /// Output frames from number `from` of the file on, until the output ends.

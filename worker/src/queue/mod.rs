@@ -13,6 +13,7 @@ mod active;
 mod error;
 mod events;
 mod images;
+mod outputs;
 mod run_job;
 
 use std::collections::HashMap;
@@ -32,7 +33,9 @@ use tokio_util::sync::CancellationToken;
 use self::active::{Active, Progress, Stop};
 pub use self::error::QueueError;
 pub use self::events::Events;
+use self::events::Past;
 pub use self::images::Images;
+use self::outputs::Outputs;
 pub use self::run_job::{RunJob, RunOrder};
 use crate::account::CacheFigures;
 use crate::db::{
@@ -66,6 +69,8 @@ pub struct QueueConfig {
     pub maxima: Limits,
     /// Runs that stay on record.
     pub keep_runs: u32,
+    /// Bytes of output files of ended runs that are kept.
+    pub keep_output_bytes: u64,
     /// How long a job goes on after its last follower has gone.
     pub abandoned_after: Duration,
     /// How long jobs may go on when the worker stops.
@@ -92,6 +97,7 @@ struct Inner {
     images: Images,
     runner: Arc<dyn RunJob>,
     tasks: Tasks,
+    outputs: Outputs,
     places: Arc<Semaphore>,
     stopping: CancellationToken,
     open: Mutex<HashMap<String, Arc<Active>>>,
@@ -109,8 +115,10 @@ impl Queue {
         tasks: Tasks,
     ) -> Result<Self, QueueError> {
         let places = Arc::new(Semaphore::new(config.running_max));
+        let outputs = Outputs::new(config.outputs_dir.clone(), config.keep_output_bytes);
         let queue = Self(Arc::new(Inner {
             config,
+            outputs,
             db,
             images,
             runner,
@@ -234,7 +242,7 @@ impl Queue {
         let stored = u32::try_from(STORED_OUTPUT_LEN_MAX).expect("1 MiB");
         let mut run = self.0.db.run(name, scope, stored).await?;
         if run.cause.is_none()
-            && let Some(output) = self.0.output(run.id)?
+            && let Some(output) = self.0.outputs.open(run.id)?
         {
             // The row of an open run has none yet.
             let (stdout, stderr) = read_output(&output, STORED_OUTPUT_LEN_MAX, run.id).await?;
@@ -242,7 +250,7 @@ impl Queue {
             run.stderr = Some(String::from_utf8_lossy(&stderr).into_owned());
         }
         let long = may_go_on(run.stdout.as_deref()) || may_go_on(run.stderr.as_deref());
-        let whole = if long { self.0.output(run.id)? } else { None };
+        let whole = if long { self.0.outputs.open(run.id)? } else { None };
         Ok(FoundRun { run, whole })
     }
 
@@ -307,8 +315,14 @@ impl Queue {
         // It may have ended between the two looks.
         let job = self.0.db.job(&job.id, scope).await?.view;
         let output = match &job.run {
-            Some(run) => self.0.output(run.id)?,
             None => None,
+            Some(run) => match self.0.outputs.open(run.id)? {
+                Some(output) => Some(Past::Whole(output)),
+                None => {
+                    let run = self.run(&run.id.to_string(), scope).await?.run;
+                    Some(Past::Beginning(Box::new(run)))
+                }
+            },
         };
         Ok(Events::of_ended(&job, output, after))
     }
@@ -402,9 +416,7 @@ impl Inner {
         let spec = self.db.job_spec(&active.id).await?;
         let spec = spec.ok_or_else(|| crate::db::DbError::NoJob(active.id.clone()))?;
         let run_id = self.db.begin_run(NewRun { job_id: active.id.clone(), queued_ms }).await?;
-        let output = OutputLog::create(&self.output_path(run_id), job.limits.output_bytes)
-            .map_err(|source| QueueError::Output { run: run_id, source })?;
-        let output = Arc::new(output);
+        let output = self.outputs.create(run_id, job.limits.output_bytes)?;
         active.progress.send_modify(|progress| progress.output = Some(Arc::clone(&output)));
 
         let (started, mut has_started) = oneshot::channel();
@@ -455,8 +467,12 @@ impl Inner {
             progress.state = state;
             progress.run = Some(Box::new(run));
         });
-        if self.ended.fetch_add(1, Ordering::Relaxed) % PRUNE_EVERY == PRUNE_EVERY - 1 {
-            self.prune().await?;
+        let many = self.ended.fetch_add(1, Ordering::Relaxed) % PRUNE_EVERY == PRUNE_EVERY - 1;
+        if (self.outputs.count_ended(run_id) || many)
+            && let Err(error) = self.prune().await
+        {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, "old runs can't be removed");
         }
         Ok(())
     }
@@ -530,10 +546,11 @@ impl Inner {
             if state != JobState::Running {
                 // Its process never started: the job runs again, as another run.
                 self.db.forget_run(run_id).await?;
-                let _ = fs_err::remove_file(self.output_path(run_id));
+                let removed = self.outputs.remove(vec![run_id]).await;
+                removed.map_err(|source| QueueError::Output { run: run_id, source })?;
                 continue;
             }
-            let (stdout, stderr) = match self.output(run_id)? {
+            let (stdout, stderr) = match self.outputs.open(run_id)? {
                 Some(output) => read_output(&output, STORED_OUTPUT_LEN_MAX, run_id).await?,
                 None => Default::default(),
             };
@@ -562,23 +579,17 @@ impl Inner {
     }
 
     async fn prune(&self) -> Result<(), QueueError> {
-        for run_id in self.db.prune(self.config.keep_runs).await? {
-            let _ = fs_err::remove_file(self.output_path(run_id));
+        let gone = self.db.prune(self.config.keep_runs).await?;
+        self.outputs.remove(gone).await.map_err(QueueError::Outputs)?;
+        let open = self.db.open_runs().await?.into_iter().map(|(run_id, _)| run_id).collect();
+        let excess = self.outputs.excess(open).await.map_err(QueueError::Outputs)?;
+        if !excess.is_empty() {
+            tracing::info!(runs = excess.len(), "the oldest outputs are dropped");
+            // The rows first: at no time does a part look like the whole.
+            self.db.drop_outputs(excess.clone()).await?;
+            self.outputs.remove(excess).await.map_err(QueueError::Outputs)?;
         }
         Ok(())
-    }
-
-    fn output_path(&self, run_id: i64) -> PathBuf {
-        self.config.outputs_dir.join(run_id.to_string())
-    }
-
-    /// The output of a run, if it has any.
-    fn output(&self, run_id: i64) -> Result<Option<Arc<OutputLog>>, QueueError> {
-        match OutputLog::open(&self.output_path(run_id)) {
-            Ok(output) => Ok(Some(Arc::new(output))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(QueueError::Output { run: run_id, source }),
-        }
     }
 }
 

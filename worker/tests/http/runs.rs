@@ -1,8 +1,9 @@
 //! The run log, images, statistics, health and metrics.
 
 use serde_json::json;
+use sway_core::api::jobs::JobEvent;
 
-use crate::support::{Worker, json, spec};
+use crate::support::{PATIENCE, Worker, events, json, spec, stdout};
 
 #[tokio::test]
 async fn the_run_log_pages_from_new_to_old_and_leaves_outputs_to_single_runs() {
@@ -116,4 +117,37 @@ async fn the_outputs_of_many_runs_share_a_bound() {
         let stats = worker.get(path).send().await.json();
         assert_eq!(stats[0]["stdout"].as_str().unwrap().len(), len, "{path}");
     }
+}
+
+#[tokio::test]
+async fn old_outputs_make_room_and_their_runs_say_so() {
+    const LEN: usize = 3 << 20;
+    let worker = Worker::start_with(|config| config.keep_output_bytes = 4 << 20).await;
+    let client = worker.client("operator");
+    for argv in [&["say", "old"][..], &["big", "3145728"], &["big", "3145728"]] {
+        let job = worker.post("/v1/jobs?wait=true", json(&spec(argv))).send().await;
+        assert_eq!(job.status, 200);
+    }
+    let outputs = worker.data.path().join("outputs");
+    let begun = std::time::Instant::now();
+    while outputs.join("2").exists() {
+        assert!(begun.elapsed() < PATIENCE);
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let newest = client.jobs().run("3").await.unwrap();
+    assert_eq!((newest.stdout.unwrap().len(), newest.stdout_truncated), (LEN, false));
+    let older = client.jobs().run("2").await.unwrap();
+    assert_eq!((older.stdout.unwrap().len(), older.stdout_truncated), (1 << 20, true));
+    assert!(older.message.unwrap().contains("no longer kept"));
+    let told = events(&client, &older.job_id, None).await;
+    assert_eq!(stdout(&told).len(), 1 << 20);
+    let marks = told.iter().filter(|(_, event)| matches!(event, JobEvent::Truncated { .. }));
+    assert_eq!(marks.count(), 1);
+    // A short output needs no file, neither here nor in its job's events.
+    let oldest = client.jobs().run("1").await.unwrap();
+    assert!(!outputs.join("1").exists());
+    assert_eq!((oldest.stdout.as_deref(), oldest.stdout_truncated), (Some("old"), false));
+    assert_eq!(stdout(&events(&client, &oldest.job_id, None).await), "old");
+    let last = told.last().unwrap().0;
+    assert_eq!(events(&client, &older.job_id, Some(last - 1)).await.len(), 1);
 }
