@@ -90,15 +90,21 @@ impl Blobs<'_> {
     /// Streams blobs; lists of any length are asked for in parts. Tried once: the caller knows
     /// what has arrived and asks for the rest.
     pub fn fetch(&self, digests: &[Digest]) -> FrameStream {
+        self.fetch_within(digests.iter().map(|digest| (*digest, BLOB_LEN_MAX)).collect())
+    }
+
+    /// Like [`Blobs::fetch`], of blobs with the most raw bytes that each may have. A longer one is
+    /// [`BlobError::TooLong`](blob::BlobError::TooLong) once it is announced: nothing is held of
+    /// it.
+    pub fn fetch_within(&self, wanted: Vec<(Digest, usize)>) -> FrameStream {
         let client = self.0.clone();
-        let digests = digests.to_vec();
         Box::pin(async_stream::try_stream! {
-            for some in digests.chunks(DIGESTS_MAX) {
-                let list = DigestList { digests: some.to_vec() };
+            for some in wanted.chunks(DIGESTS_MAX) {
+                let list = DigestList { digests: some.iter().map(|(digest, _)| *digest).collect() };
                 let request = client.request(Method::POST, "/v1/blobs/fetch").json(&list);
                 let mut frames = Frames::new(client.clone(), client.start(request).await?);
-                for asked in some {
-                    let Some((header, encoded)) = frames.next().await? else {
+                for (asked, raw_len_max) in some {
+                    let Some((header, encoded)) = frames.next(*raw_len_max).await? else {
                         Err(frames.broken("it ended early"))?
                     };
                     if header.digest != *asked {
@@ -118,7 +124,7 @@ impl Blobs<'_> {
         Box::pin(async_stream::try_stream! {
             let response = client.start(client.request(Method::GET, &path)).await?;
             let mut frames = Frames::new(client, response);
-            while let Some(frame) = frames.next().await? {
+            while let Some(frame) = frames.next(BLOB_LEN_MAX).await? {
                 yield frame;
             }
         })
@@ -167,9 +173,12 @@ impl Frames {
         Self { client, response, decoder: FrameDecoder::default() }
     }
 
-    async fn next(&mut self) -> Result<Option<(FrameHeader, Bytes)>, ClientError> {
+    async fn next(
+        &mut self,
+        raw_len_max: usize,
+    ) -> Result<Option<(FrameHeader, Bytes)>, ClientError> {
         loop {
-            if let Some(frame) = self.decoder.next_frame()? {
+            if let Some(frame) = self.decoder.next_frame(raw_len_max)? {
                 return Ok(Some(frame));
             }
             let piece = self.client.within_idle(self.response.chunk()).await?;

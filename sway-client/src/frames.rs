@@ -16,15 +16,25 @@ impl FrameDecoder {
         self.buffer.extend_from_slice(piece);
     }
 
-    /// The next whole frame; none until more pieces are there.
-    pub(crate) fn next_frame(&mut self) -> Result<Option<(FrameHeader, Bytes)>, BlobError> {
+    /// The next whole frame; none until more pieces are there. A header that announces more than
+    /// `raw_len_max` raw bytes is an error, before anything of its blob is waited for.
+    pub(crate) fn next_frame(
+        &mut self,
+        raw_len_max: usize,
+    ) -> Result<Option<(FrameHeader, Bytes)>, BlobError> {
         let header = match self.header {
             Some(header) => header,
             None if self.buffer.len() < FRAME_HEADER_LEN => return Ok(None),
             None => {
                 let bytes = self.buffer.split_to(FRAME_HEADER_LEN);
                 let bytes = bytes[..].try_into().expect("split at the header's length");
-                *self.header.insert(FrameHeader::from_bytes(bytes)?)
+                // Which bounds the encoded length too.
+                let header = FrameHeader::from_bytes(bytes)?;
+                if header.raw_len as usize > raw_len_max {
+                    let digest = header.digest;
+                    return Err(BlobError::TooLong { digest, limit: raw_len_max });
+                }
+                *self.header.insert(header)
             }
         };
         let len = header.encoded_len as usize;
@@ -75,12 +85,25 @@ mod tests {
                 let (piece, after) = rest.split_at(cut.min(rest.len()));
                 rest = after;
                 decoder.push(piece);
-                while let Some(frame) = decoder.next_frame().unwrap() {
+                while let Some(frame) = decoder.next_frame(blob::BLOB_LEN_MAX).unwrap() {
                     received.push(frame);
                 }
             }
             prop_assert_eq!(received, sent);
             prop_assert!(decoder.is_between_frames());
         }
+    }
+
+    #[test]
+    fn a_frame_longer_than_was_asked_for_is_refused_at_its_header() {
+        let header = FrameHeader::new(Digest::of(b"x"), 1000, 1001);
+        let mut decoder = FrameDecoder::default();
+        decoder.push(&header.to_bytes());
+        let refused = decoder.next_frame(999);
+        assert!(matches!(refused, Err(BlobError::TooLong { limit: 999, .. })));
+        assert!(decoder.buffer.capacity() < 1000, "no room was made for it");
+        let mut decoder = FrameDecoder::default();
+        decoder.push(&header.to_bytes());
+        assert!(decoder.next_frame(1000).unwrap().is_none(), "this one may go on");
     }
 }

@@ -209,6 +209,11 @@ impl Fetcher {
                                 yield (digest, Err(FetchError::Refused { digest, reason }));
                             }
                         }
+                        Err(SourceError::Corrupt { digest, reason }) => {
+                            if let Some(outcome) = pending.take_corrupt(digest, reason) {
+                                yield outcome;
+                            }
+                        }
                         Err(SourceError::Unreachable(reason)) => {
                             metrics::counter!("sway_fetch_retries_total", "kind" => "unreachable")
                                 .increment(1);
@@ -245,7 +250,7 @@ impl Fetcher {
         urgency: Urgency,
         deadline: Instant,
     ) -> impl Stream<Item = Result<(FrameHeader, Bytes), SourceError>> + Send + use<'_> {
-        let digests = pending.digests();
+        let wanted = pending.wanted();
         let suspects = pending.suspects();
         let limit = match urgency {
             Urgency::Now => &self.requests,
@@ -258,7 +263,7 @@ impl Fetcher {
                 return;
             };
             let _permit = permit.expect("the semaphore is never closed");
-            let mut frames = self.source.fetch(digests, suspects);
+            let mut frames = self.source.fetch(wanted, suspects);
             loop {
                 let stall = Instant::now() + self.config.stall;
                 match timeout_at(stall.min(deadline), frames.next()).await {
@@ -325,6 +330,11 @@ impl Pending {
         self.order.iter().copied().filter(|digest| self.open.contains_key(digest)).collect()
     }
 
+    fn wanted(&self) -> Vec<Wanted> {
+        let open = self.order.iter().filter_map(|digest| self.open.get(digest));
+        open.map(|(wanted, _)| *wanted).collect()
+    }
+
     /// Those whose bytes were corrupt.
     fn suspects(&self) -> Vec<Digest> {
         let corrupt = self.open.iter().filter(|(_, (_, corrupt_tries))| *corrupt_tries > 0);
@@ -351,21 +361,29 @@ impl Pending {
         } else {
             match decode(wanted, encoded).await {
                 Ok(fetched) => Ok(fetched),
-                Err(error) => {
-                    tracing::warn!(blob.digest = %digest, %error, "refused the fileserver's bytes");
-                    self.reason = error.to_string();
-                    metrics::counter!("sway_fetch_retries_total", "kind" => "corrupt").increment(1);
-                    let (_, corrupt_tries) = self.open.get_mut(&digest)?;
-                    *corrupt_tries += 1;
-                    if *corrupt_tries < CORRUPT_TRIES_MAX {
-                        return None;
-                    }
-                    Err(FetchError::Corrupt { digest, reason: error.to_string() })
-                }
+                Err(error) => return self.take_corrupt(digest, error.to_string()),
             }
         };
         self.open.remove(&digest);
         Some((digest, outcome))
+    }
+
+    /// Notes that a blob was corrupt. None while it may be better the next time.
+    fn take_corrupt(
+        &mut self,
+        digest: Digest,
+        reason: String,
+    ) -> Option<(Digest, Result<Fetched, FetchError>)> {
+        tracing::warn!(blob.digest = %digest, reason, "refused the fileserver's bytes");
+        self.reason.clone_from(&reason);
+        metrics::counter!("sway_fetch_retries_total", "kind" => "corrupt").increment(1);
+        let (_, corrupt_tries) = self.open.get_mut(&digest)?;
+        *corrupt_tries += 1;
+        if *corrupt_tries < CORRUPT_TRIES_MAX {
+            return None;
+        }
+        self.open.remove(&digest);
+        Some((digest, Err(FetchError::Corrupt { digest, reason })))
     }
 }
 

@@ -9,7 +9,7 @@ use sway_core::blob::{FrameHeader, encode};
 use sway_core::digest::Digest;
 use tokio::sync::watch;
 
-use super::{BlobSource, Frames, SourceError};
+use super::{BlobSource, Frames, SourceError, Wanted};
 
 /// What happens to one request.
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +93,8 @@ impl Script {
 pub(crate) struct Scripted(pub(crate) Arc<Script>);
 
 impl BlobSource for Scripted {
-    fn fetch(&self, digests: Vec<Digest>, suspects: Vec<Digest>) -> Frames {
+    fn fetch(&self, wanted: Vec<Wanted>, suspects: Vec<Digest>) -> Frames {
+        let digests: Vec<_> = wanted.iter().map(|wanted| wanted.digest).collect();
         let script = Arc::clone(&self.0);
         script.requests.lock().unwrap().push(Request { digests: digests.clone(), suspects });
         let next = script.acts.lock().unwrap().pop_front();

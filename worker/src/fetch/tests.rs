@@ -1,6 +1,12 @@
 //! Fetching with deadlines and retries, against a source that can be told to fail.
 
+use std::convert::Infallible;
 use std::time::Duration;
+
+use futures::stream;
+use sway_client::{Client, ClientConfig};
+use sway_core::blob::BLOB_LEN_MAX;
+use sway_server::tasks::Tasks;
 
 use super::script::{Act, Script, Scripted};
 use super::*;
@@ -99,6 +105,33 @@ async fn a_blob_longer_than_its_chunk_is_refused() {
     let wanted = Wanted { digest, raw_len_max: 1000 };
     let arrivals: Vec<_> = fetcher.fetch(vec![wanted], Urgency::Now).collect().await;
     assert!(matches!(arrivals[0].1, Err(FetchError::Corrupt { .. })));
+}
+
+/// Were its bytes waited for, the deadline would end this, as none ever come.
+#[tokio::test]
+async fn a_frame_longer_than_was_asked_for_is_refused_before_its_bytes() {
+    let digest = Digest::of(b"chunk");
+    let announced = FrameHeader::new(digest, BLOB_LEN_MAX, BLOB_LEN_MAX).to_bytes();
+    let answer = move || async move {
+        let header = stream::iter([Ok::<_, Infallible>(Bytes::copy_from_slice(&announced))]);
+        axum::body::Body::from_stream(header.chain(stream::pending()))
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let tasks = Tasks::new();
+    tasks.spawn("server", async move {
+        axum::serve(listener, axum::Router::new().fallback(answer)).await.unwrap();
+    });
+    let client = Client::new(&ClientConfig::new(base.parse().unwrap())).unwrap();
+    let config = FetchConfig { stall: Duration::from_secs(20), ..quick() };
+    let fetcher = Fetcher::new(Arc::new(client), config);
+    let wanted = Wanted { digest, raw_len_max: 1000 };
+    let arrivals: Vec<_> = fetcher.fetch(vec![wanted], Urgency::Now).collect().await;
+    let [(_, Err(FetchError::Corrupt { reason, .. }))] = &arrivals[..] else {
+        panic!("{arrivals:?}")
+    };
+    assert!(reason.ends_with("is longer than 1000 bytes"), "{reason}");
+    tasks.shutdown(Duration::ZERO).await;
 }
 
 #[tokio::test]

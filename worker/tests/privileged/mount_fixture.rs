@@ -18,7 +18,7 @@ use sway_core::manifest::{FileContent, Metadata, NodeId, NodeKind, RunConfig, Ti
 use sway_server::tasks::Tasks;
 use sway_worker::account::Accounts;
 use sway_worker::cache::{Chunks, ChunksConfig};
-use sway_worker::fetch::{BlobSource, FetchConfig, Frames, SourceError};
+use sway_worker::fetch::{BlobSource, FetchConfig, Frames, SourceError, Wanted};
 use sway_worker::fuse::RequestHook;
 use sway_worker::mount::{ImageMount, Mounts, MountsConfig};
 use tokio::sync::watch;
@@ -70,7 +70,8 @@ impl Store {
 struct Source(Arc<Store>);
 
 impl BlobSource for Source {
-    fn fetch(&self, digests: Vec<Digest>, _: Vec<Digest>) -> Frames {
+    fn fetch(&self, wanted: Vec<Wanted>, _: Vec<Digest>) -> Frames {
+        let digests: Vec<_> = wanted.iter().map(|wanted| wanted.digest).collect();
         let store = Arc::clone(&self.0);
         let answer = async move {
             store.asked.lock().unwrap().extend(&digests);
