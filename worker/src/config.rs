@@ -50,7 +50,7 @@ pub struct Config {
     pub disk_cache_bytes: u64,
     /// Jobs that run at a time.
     pub running_max: usize,
-    /// Jobs that wait at a time.
+    /// Jobs that wait at a time; at most half of them, and at least one, of one user.
     pub waiting_max: usize,
     /// What a job is granted at most.
     pub maxima: Limits,
@@ -133,7 +133,7 @@ pub struct Arguments {
     /// Jobs that run at a time [default: cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     max_concurrent_jobs: Option<u16>,
-    /// Jobs that wait at a time [default: 1000]
+    /// Jobs that wait at a time, at most half of them of one user [default: 1000]
     #[arg(long, value_name = "N")]
     max_waiting_jobs: Option<u16>,
     /// Longest timeout a job may ask for, in seconds [default: 3600]

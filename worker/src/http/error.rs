@@ -20,7 +20,9 @@ impl From<QueueError> for ServerError {
                 .hint("leave the digest out to run the image as it is now"),
             QueueError::Fileserver { source, .. } => of_fileserver(&message, &source),
             QueueError::BadKey => Self::bad_request("bad_idempotency_key", message),
-            QueueError::Full { retry_after, .. } => Self::too_many(message, retry_after),
+            QueueError::Full { retry_after, .. } | QueueError::Share { retry_after, .. } => {
+                Self::too_many(message, retry_after)
+            }
             QueueError::Stopping => Self::unavailable("stopping", message),
             QueueError::Ended { .. } => Self::conflict("job_ended", message),
             QueueError::NoStdin { .. } => Self::conflict("no_stdin", message),

@@ -1,24 +1,22 @@
 //! `/v1/jobs`: submit, list, follow, feed, cancel.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt as _};
 use serde::Deserialize;
-use sway_core::api::jobs::{JOB_BODY_LEN_MAX, JobEvent, JobList, JobView};
+use sway_core::api::jobs::{JobEvent, JobList, JobView};
 use sway_core::job::{JobSpec, JobState};
-use sway_server::error::{Json, Path, Query, ServerError, in_time};
+use sway_server::error::{Json, Path, Query, ServerError};
 use sway_server::guard::Identity;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::bodies::BodyPermit;
 use super::whole::with_outputs;
 use super::{App, scope};
 use crate::db::JobFilter;
@@ -27,43 +25,8 @@ use crate::db::JobFilter;
 pub(super) const PAGE_LEN: u32 = 100;
 pub(super) const PAGE_LEN_MAX: u32 = 1000;
 
-/// Requests whose bodies, of up to 64 MiB each, are in memory at a time; others wait.
-const BODIES_MAX: usize = 8;
-
-/// How long such a body may take to arrive: a slow sender must not keep others out.
-const BODY_DEADLINE: Duration = Duration::from_secs(120);
-
 /// Between comments that show a silent stream to be alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
-
-/// The right to hold a body in memory.
-#[derive(Clone, Debug)]
-pub(super) struct BodyPermit {
-    _permit: Arc<OwnedSemaphorePermit>,
-}
-
-/// Bounds the bodies in memory.
-pub(super) fn bodies() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(BODIES_MAX))
-}
-
-/// Has a request wait for its [`BodyPermit`], then reads its body.
-pub(super) async fn permit_body(
-    State(bodies): State<Arc<Semaphore>>,
-    request: Request,
-    next: Next,
-) -> Result<Response, ServerError> {
-    let permit = bodies.acquire_owned().await.expect("nobody closes the semaphore");
-    let (mut parts, body) = request.into_parts();
-    let body = axum::body::to_bytes(body, JOB_BODY_LEN_MAX);
-    // Where the connection broke instead, nobody reads the answer.
-    let body = in_time(BODY_DEADLINE, body).await?.map_err(|_| {
-        let max = JOB_BODY_LEN_MAX >> 20;
-        ServerError::too_large(format!("a job has at most {max} MiB of JSON"))
-    })?;
-    parts.extensions.insert(BodyPermit { _permit: Arc::new(permit) });
-    Ok(next.run(Request::from_parts(parts, Body::from(body))).await)
-}
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -3,6 +3,7 @@
 //! [`router`] lists all routes in one place. Who may come in is decided by
 //! `sway_server::guard` before a route is reached; [`error`] maps what goes wrong to statuses.
 
+mod bodies;
 mod error;
 mod health;
 mod jobs;
@@ -23,6 +24,7 @@ use sway_server::guard::{Guard, GuardOptions, Identity, OPERATOR, protect};
 use sway_server::telemetry::Metrics;
 use sway_server::token::Token;
 
+use self::bodies::Bodies;
 use crate::account::Accounts;
 use crate::db::Scope;
 use crate::queue::Queue;
@@ -55,7 +57,7 @@ pub struct Access {
 
 /// All routes.
 pub fn router(app: App, access: Access) -> Router {
-    let permit = middleware::from_fn_with_state(jobs::bodies(), jobs::permit_body);
+    let permit = middleware::from_fn_with_state(Bodies::new(), bodies::permit_body);
     let routes = Router::new()
         .route("/v1/jobs", post(jobs::submit).layer(permit).get(jobs::list))
         .route("/v1/jobs/{id}", get(jobs::show))

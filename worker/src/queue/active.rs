@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sway_core::api::jobs::RunView;
 use sway_core::job::{JobSpec, JobState};
+use sway_core::name::UserName;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -66,6 +67,7 @@ enum Stdin {
 #[derive(Debug)]
 pub(super) struct Active {
     pub id: String,
+    pub user: UserName,
     pub submitted: Instant,
     pub cancel: CancellationToken,
     pub progress: watch::Sender<Progress>,
@@ -77,7 +79,7 @@ pub(super) struct Active {
 }
 
 impl Active {
-    pub(super) fn new(id: String, spec: &JobSpec, state: JobState) -> Arc<Self> {
+    pub(super) fn new(id: String, user: UserName, spec: &JobSpec, state: JobState) -> Arc<Self> {
         let (stdin, stdin_of_job) = if spec.stdin {
             let (sender, receiver) = mpsc::channel(STDIN_PIECES_MAX);
             (Stdin::Free(sender), Some(receiver))
@@ -87,6 +89,7 @@ impl Active {
         let progress = Progress { state, output: None, run: None, parked: false };
         Arc::new(Self {
             id,
+            user,
             submitted: Instant::now(),
             cancel: CancellationToken::new(),
             progress: watch::Sender::new(progress),
@@ -96,6 +99,11 @@ impl Active {
             stdin: Mutex::new(stdin),
             stdin_of_job: Mutex::new(stdin_of_job),
         })
+    }
+
+    /// Whether it has no run yet.
+    pub(super) fn waits(&self) -> bool {
+        self.progress.borrow().output.is_none()
     }
 
     /// Tells the job to end; the first reason counts.

@@ -53,6 +53,14 @@ pub enum QueueError {
         /// When to try again.
         retry_after: Duration,
     },
+    /// Too many jobs of this user wait.
+    #[error("{waiting} of your jobs are waiting already; other places are for other users")]
+    Share {
+        /// How many.
+        waiting: usize,
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// The worker is about to end.
     #[error("the worker is stopping")]
     Stopping,

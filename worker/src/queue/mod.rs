@@ -61,7 +61,7 @@ pub struct QueueConfig {
     pub outputs_dir: PathBuf,
     /// Jobs that run at a time.
     pub running_max: usize,
-    /// Jobs that wait.
+    /// Jobs that wait; half of them of one user.
     pub waiting_max: usize,
     /// What a job gets that asks for nothing.
     pub default_limits: Limits,
@@ -132,7 +132,8 @@ impl Queue {
         queue.0.prune().await?;
         for id in queue.0.db.approved_jobs().await? {
             if let Some(spec) = queue.0.db.job_spec(&id).await? {
-                queue.start(Active::new(id, &spec, JobState::Approved));
+                let user = queue.0.db.job(&id, &Scope::All).await?.view.username;
+                queue.start(Active::new(id, user, &spec, JobState::Approved));
             }
         }
         Ok(queue)
@@ -162,9 +163,14 @@ impl Queue {
             return Ok(inner.db.job(&id, &scope).await?.view);
         }
         let manifest = inner.images.resolve(&identity.user, identity.operator, &spec.image).await?;
-        let waiting = inner.count(|progress| progress.output.is_none());
+        let waiting = inner.waiting(|_| true);
         if waiting >= config.waiting_max {
             return Err(QueueError::Full { waiting, retry_after: RETRY_AFTER });
+        }
+        // One user leaves places to others.
+        let waiting = inner.waiting(|active| active.user == identity.user);
+        if waiting >= (config.waiting_max / 2).max(1) {
+            return Err(QueueError::Share { waiting, retry_after: RETRY_AFTER });
         }
         let job = NewJob {
             username: identity.user.clone(),
@@ -193,11 +199,12 @@ impl Queue {
             env: Default::default(),
             ..job.spec.clone()
         };
+        let user = job.username.clone();
         match self.0.db.insert_job(job).await? {
             Accepted::Known(id) => Ok(id),
             Accepted::New(id) => {
                 tracing::info!(job.id = id, image.name = %shape.image, "job accepted");
-                self.start(Active::new(id.clone(), &shape, JobState::Approved));
+                self.start(Active::new(id.clone(), user, &shape, JobState::Approved));
                 Ok(id)
             }
         }
@@ -329,8 +336,9 @@ impl Queue {
 
     /// Jobs that wait, and jobs that run.
     pub fn counts(&self) -> (usize, usize) {
-        let waiting = self.0.count(|progress| progress.output.is_none());
-        (waiting, self.0.count(|_| true) - waiting)
+        let open = self.0.lock();
+        let waiting = open.values().filter(|active| active.waits()).count();
+        (waiting, open.len() - waiting)
     }
 
     /// Takes nothing more; lets running jobs end for a while, then ends them with cause
@@ -371,8 +379,9 @@ impl Inner {
         self.lock().get(id).cloned()
     }
 
-    fn count(&self, which: impl Fn(&Progress) -> bool) -> usize {
-        self.lock().values().filter(|active| which(&active.progress.borrow())).count()
+    /// How many jobs of these wait.
+    fn waiting(&self, which: impl Fn(&Active) -> bool) -> usize {
+        self.lock().values().filter(|active| active.waits() && which(active)).count()
     }
 
     /// Brings a job from its place in the queue to its end.

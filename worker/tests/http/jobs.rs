@@ -149,6 +149,55 @@ async fn a_full_queue_says_when_to_come_back() {
 }
 
 #[tokio::test]
+async fn one_user_leaves_places_in_the_queue_to_others() {
+    let adjust = |config: &mut sway_worker::config::Config| {
+        config.running_max = 1;
+        config.waiting_max = 4;
+    };
+    let worker = Worker::start_with(adjust).await;
+    let (ada, bob) = (worker.client("ada"), worker.client("bob"));
+    let first = ada.jobs().submit(&spec(&["hang"])).await.unwrap();
+    job_when(&ada, &first.id, |job| job.state == JobState::Running).await;
+    for _ in 0..2 {
+        ada.jobs().submit(&spec(&["say", "ada"])).await.unwrap();
+    }
+    let body = json(&spec(&["say", "x"]));
+    let refusal = worker.post("/v1/jobs", body).header("x-sway-user", "ada").send().await;
+    assert_eq!(refusal.status, 429, "{}", refusal.body);
+    assert!(refusal.header("retry-after").is_some());
+    assert!(refusal.error().1.contains("2 of your jobs"), "{}", refusal.body);
+    let other = bob.jobs().submit(&spec(&["say", "bob"])).await.unwrap();
+    ada.jobs().cancel(&first.id).await.unwrap();
+    assert_eq!(stdout(&events(&bob, &other.id, None).await), "bob");
+}
+
+#[tokio::test]
+async fn a_user_whose_bodies_do_not_arrive_keeps_nobody_else_out() {
+    use tokio::io::AsyncWriteExt as _;
+    let worker = Worker::start().await;
+    let mut stalled = Vec::new();
+    for _ in 0..12 {
+        let mut stream = tokio::net::TcpStream::connect(worker.addr).await.unwrap();
+        let head = format!(
+            "POST /v1/jobs HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {TOKEN}\r\n\
+             x-sway-user: ada\r\nexpect: 100-continue\r\n\
+             content-type: application/json\r\ncontent-length: 1000\r\n\r\n",
+            worker.addr,
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stalled.push(stream);
+    }
+    // The worker asks for a body when the request has its place.
+    let asked =
+        futures::future::select_all(stalled.iter().map(|stream| Box::pin(stream.readable())));
+    tokio::time::timeout(PATIENCE, asked).await.unwrap().0.unwrap();
+    let begun = Instant::now();
+    let job = worker.client("bob").jobs().submit(&spec(&["say", "hi"])).await.unwrap();
+    assert_eq!(stdout(&events(&worker.client("bob"), &job.id, None).await), "hi");
+    assert!(begun.elapsed() < Duration::from_secs(20), "less than any place's deadline");
+}
+
+#[tokio::test]
 async fn a_repeated_submission_under_one_key_makes_one_job() {
     let worker = Worker::start().await;
     let submit = async |argv: &[&str], key: &str| {
