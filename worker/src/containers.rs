@@ -12,7 +12,6 @@ use sway_core::api::jobs::OutputStream;
 use sway_core::job::Cause;
 use sway_core::manifest::Manifest;
 
-use crate::Foundation;
 use crate::account::CacheFigures;
 use crate::cache::{Chunks, ChunksConfig};
 use crate::config::{Config, IdMapping};
@@ -21,6 +20,7 @@ use crate::id_map::IdMaps;
 use crate::job::{Lower, Rootfs, RunOutcome, RunRequest, Runner, RunnerConfig};
 use crate::mount::{ImageMount, MountError, Mounts, MountsConfig};
 use crate::queue::{RunJob, RunOrder};
+use crate::{Foundation, private_dir};
 
 /// Runs jobs in containers on lazily mounted images.
 #[derive(Debug)]
@@ -47,16 +47,18 @@ impl Containers {
         // Containers first: their overlays lie on the mounts.
         runner.recover().await.context("clean up after an earlier worker")?;
         let mounts_dir = data.join("mounts");
-        fs_err::create_dir_all(&mounts_dir)?;
+        private_dir(&mounts_dir)?;
         let dir = mounts_dir.clone();
         let left = tokio::task::spawn_blocking(move || Mounts::recover(&dir)).await?;
         let left = left.context("unmount what an earlier worker left")?;
         if left > 0 {
             tracing::info!(mounts = left, "removed an earlier worker's mounts");
         }
+        let disk_dir = (config.disk_cache_bytes > 0).then(|| data.join("cache"));
+        disk_dir.as_deref().map_or(Ok(()), private_dir)?;
         let chunks = ChunksConfig {
             memory_bytes: config.memory_cache_bytes,
-            disk_dir: (config.disk_cache_bytes > 0).then(|| data.join("cache")),
+            disk_dir,
             disk_bytes: config.disk_cache_bytes,
             fetch: FetchConfig { deadline: config.read_deadline, ..FetchConfig::default() },
         };

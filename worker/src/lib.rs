@@ -18,9 +18,10 @@ pub mod db;
 pub mod http;
 mod containers;
 
-use std::fs::File;
+use std::fs::{File, Permissions};
+use std::io;
 use std::net::TcpListener;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,7 +112,7 @@ async fn serve(
     let tasks = foundation.tasks.clone();
     let db = Db::open(&config.data_dir.join("worker.db"))?;
     let outputs_dir = config.data_dir.join("outputs");
-    make_dir(&outputs_dir)?;
+    private_dir(&outputs_dir)?;
     let queue = Queue::open(
         QueueConfig {
             outputs_dir,
@@ -175,6 +176,14 @@ fn make_dir(path: &Path) -> anyhow::Result<()> {
         .mode(0o700)
         .create(path)
         .with_context(|| format!("make directory {}", path.display()))
+}
+
+/// Makes a directory of the data directory's that only its owner can look into, also where the data
+/// directory is open to others, or an earlier worker left this one open. What is in it belongs to
+/// all users.
+pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    fs_err::set_permissions(path, Permissions::from_mode(0o700))
 }
 
 /// Two workers on one data directory would clean up after each other.

@@ -235,7 +235,7 @@ impl Runner {
         let step = |what| move |source| RunnerError { what, source };
         let hierarchies = Hierarchies::detect().map_err(step("read this machine's cgroups"))?;
         for directory in [&config.dir, &config.runc_root] {
-            fs_err::create_dir_all(directory).map_err(step("make the runner's directories"))?;
+            crate::private_dir(directory).map_err(step("make the runner's directories"))?;
         }
         let rootfs_dir = Path::new(ROOTFS_DIR).join(&config.worker_id);
         fs_err::create_dir_all(&rootfs_dir).map_err(step("make the runner's directories"))?;

@@ -83,3 +83,17 @@ async fn a_newer_database_is_refused_with_a_hint() {
     let error = error.unwrap_err().to_string();
     assert!(error.contains("start the newer worker again"), "{error}");
 }
+
+#[tokio::test]
+async fn outputs_that_an_earlier_worker_left_open_are_closed_to_others() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let data = tempfile::tempdir().unwrap();
+    let outputs = data.path().join("outputs");
+    std::fs::create_dir(&outputs).unwrap();
+    for dir in [data.path(), &outputs] {
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let worker = Worker::start_on(Arc::new(data), |_| {}).await;
+    assert_eq!(worker.get("/healthz").send().await.status, 200);
+    assert_eq!(std::fs::metadata(&outputs).unwrap().permissions().mode() & 0o777, 0o700);
+}

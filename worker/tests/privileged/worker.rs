@@ -238,6 +238,30 @@ async fn a_script_runs_in_an_image_that_was_never_downloaded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_belongs_to_other_users_is_closed_in_an_open_data_directory() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let data = tempfile::tempdir().unwrap();
+    let own = ["jobs", "runc", "mounts", "outputs", "cache"];
+    // As an earlier worker left them.
+    for dir in own.map(|name| data.path().join("worker").join(name)) {
+        fs::create_dir_all(&dir).unwrap();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let fileserver = start_fileserver(&data.path().join("fileserver"), None).await;
+    store_image(&fileserver).await;
+    let (worker, url) = start_worker(data.path(), &fileserver, &[]);
+    let site = Site { data, fileserver, worker, url };
+    site.ready().await;
+    // The job's user walks none of them.
+    let run = ended(&site.client(), &script("echo hello")).await;
+    assert_eq!(run.stdout.as_deref(), Some("hello\n"), "{run:?}");
+    for name in own {
+        let mode = fs::metadata(site.worker_dir().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn eight_jobs_at_once_each_get_their_own() {
     let site = Site::start().await;
     let client = site.client();
