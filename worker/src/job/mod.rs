@@ -305,11 +305,13 @@ impl Runner {
     pub async fn run(&self, request: RunRequest) -> RunOutcome {
         let RunRequest { run_id, .. } = request;
         let cgroup_path = format!("{}/run-{run_id}", self.worker_cgroup());
+        let place = self.rootfs_dir().join(run_id.to_string());
         let run = Run {
             container: format!("run-{run_id}"),
             stage: Stage {
                 home: self.config.dir.join(run_id.to_string()),
-                rootfs: self.rootfs_dir().join(run_id.to_string()),
+                rootfs: place.join("rootfs"),
+                place,
             },
             cgroup: self.hierarchies.group(&cgroup_path),
             account: self.accounts.open(&cgroup_path),

@@ -4,11 +4,12 @@
 //! jobs/<run>/skeleton     upper layer (see `skeleton`)
 //! jobs/<run>/image        the image with the job's owners, only until the overlay holds it
 //! jobs/<run>/             config.json, runc's pid file and log
-//! /run/sway/<worker>/<run>  the overlay: what the container calls /
+//! /run/sway/<worker>/<run>/rootfs  the overlay: what the container calls /
 //! ```
 //!
 //! The overlay lies outside the data directory because the container's root user, a stranger to
-//! the host, must be able to walk the path to it; a data directory may be closed to others.
+//! the host, must be able to walk the path to it; a data directory may be closed to others. The
+//! directory above it is that user's own: to others of the host, a job's files are closed.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -29,7 +30,9 @@ use crate::id_map::IdMaps;
 pub(crate) struct Stage {
     /// What runc is given as bundle; for the worker alone.
     pub(crate) home: PathBuf,
-    /// The mounted rootfs.
+    /// Above the rootfs; for the container's root alone.
+    pub(crate) place: PathBuf,
+    /// The mounted rootfs, in there.
     pub(crate) rootfs: PathBuf,
 }
 
@@ -45,13 +48,16 @@ impl Stage {
     ) -> Result<(), RunError> {
         let step = |what: &'static str| move |source| RunError::Stage { what, source };
         let (skeleton, mapped) = (self.home.join("skeleton"), self.home.join("image"));
-        for path in [&self.home, &skeleton, &mapped] {
+        for path in [&self.home, &skeleton, &mapped, &self.place] {
             DirBuilder::new()
                 .mode(0o700)
                 .create(path)
                 .map_err(step("make the run's directories"))?;
         }
-        fs_err::create_dir(&self.rootfs).map_err(step("make the run's mount point"))?;
+        let root = ids.uids.outside(0).unwrap_or_else(|| range.base());
+        std::os::unix::fs::chown(&self.place, Some(root), None)
+            .and_then(|()| fs_err::create_dir(&self.rootfs))
+            .map_err(step("make the run's mount point"))?;
         bundle.skeleton.write(&skeleton, ids).map_err(step("write the job's own files"))?;
         fs_err::write(self.home.join("config.json"), bundle.config.to_string())
             .map_err(step("write the bundle"))?;
@@ -73,7 +79,11 @@ impl Stage {
     pub(crate) fn remove(&self) -> io::Result<()> {
         unmount(&self.rootfs)?;
         unmount(&self.home.join("image"))?;
-        for result in [fs_err::remove_dir(&self.rootfs), fs_err::remove_dir_all(&self.home)] {
+        for result in [
+            fs_err::remove_dir(&self.rootfs),
+            fs_err::remove_dir(&self.place),
+            fs_err::remove_dir_all(&self.home),
+        ] {
             match result {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}

@@ -262,6 +262,22 @@ async fn what_belongs_to_other_users_is_closed_in_an_open_data_directory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn others_of_the_host_do_not_see_the_files_of_a_running_job() {
+    let site = Site::start().await;
+    let client = site.client();
+    let job = client.jobs().submit(&script("sleep 1000")).await.unwrap();
+    job_when(&client, &job.id, |job| job.state == JobState::Running).await;
+    let data = fs::canonicalize(site.worker_dir()).unwrap();
+    let worker = hex::encode(&Sha256::digest(data.as_os_str().as_encoded_bytes())[..6]);
+    let file = Path::new("/run/sway").join(worker).join("1/rootfs/app.sh");
+    let reads = |program: &mut Command| program.arg(&file).output().unwrap().status.success();
+    assert!(reads(&mut Command::new("cat")));
+    let stranger = ["--reuid=65534", "--regid=65534", "--clear-groups", "cat"];
+    assert!(!reads(Command::new("setpriv").args(stranger)));
+    client.jobs().cancel(&job.id).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn eight_jobs_at_once_each_get_their_own() {
     let site = Site::start().await;
     let client = site.client();
