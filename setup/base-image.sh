@@ -39,15 +39,10 @@ has_image() { # NAME
     esac >/dev/null 2>&1
 }
 
-# A registry that answers answers at once; 401 is an answer.
-registry_answers() {
-    [ "${SWAY_BASE_IMAGE:-}" != local ] &&
-        curl -s -o /dev/null -m 5 https://registry-1.docker.io/v2/
-}
-
 pull() {
     has_image "$published" && return
-    registry_answers && timeout 300 "$builder" pull "$published" >&2
+    [ "${SWAY_BASE_IMAGE:-}" != local ] &&
+        timeout 300 "$builder" pull "$published" >/dev/null 2>&1
 }
 
 make_tree() { # TARFILE
@@ -61,7 +56,7 @@ make_tree() { # TARFILE
     work=$(mktemp -d "$setup_cache/making.XXXXXX")
     debootstrap --variant=minbase --include=python3,python3-pip,ca-certificates \
         --keyring=/usr/share/keyrings/debian-archive-keyring.gpg \
-        bookworm "$work/tree" "${SWAY_DEBIAN_MIRROR:-http://deb.debian.org/debian}" \
+        bookworm "$work/tree" ${SWAY_DEBIAN_MIRROR:+"$SWAY_DEBIAN_MIRROR"} \
         >"$work/log" 2>&1 </dev/null || { tail -20 "$work/log" >&2; fail "debootstrap failed"; }
     # As python:3.11-slim has it: `python` is Python, and pip installs into the system.
     ln -s python3 "$work/tree/usr/bin/python"
