@@ -1,12 +1,11 @@
 //! Fetching with deadlines and retries, against a source that can be told to fail.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
-use futures::stream;
 use sway_client::{Client, ClientConfig};
 use sway_core::blob::BLOB_LEN_MAX;
 use sway_server::tasks::Tasks;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::script::{Act, Script, Scripted};
 use super::*;
@@ -112,15 +111,21 @@ async fn a_blob_longer_than_its_chunk_is_refused() {
 async fn a_frame_longer_than_was_asked_for_is_refused_before_its_bytes() {
     let digest = Digest::of(b"chunk");
     let announced = FrameHeader::new(digest, BLOB_LEN_MAX, BLOB_LEN_MAX).to_bytes();
-    let answer = move || async move {
-        let header = stream::iter([Ok::<_, Infallible>(Bytes::copy_from_slice(&announced))]);
-        axum::body::Body::from_stream(header.chain(stream::pending()))
-    };
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/vnd.sway.frames\r\n\
+                transfer-encoding: chunked\r\n\r\n1c\r\n";
+    let answer = [head.as_bytes(), &announced, b"\r\n"].concat();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     let tasks = Tasks::new();
     tasks.spawn("server", async move {
-        axum::serve(listener, axum::Router::new().fallback(answer)).await.unwrap();
+        let mut open = Vec::new();
+        loop {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            assert_ne!(connection.read(&mut request).await.unwrap(), 0);
+            connection.write_all(&answer).await.unwrap();
+            open.push(connection);
+        }
     });
     let client = Client::new(&ClientConfig::new(base.parse().unwrap())).unwrap();
     let config = FetchConfig { stall: Duration::from_secs(20), ..quick() };
