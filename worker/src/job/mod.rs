@@ -389,7 +389,8 @@ impl Runner {
             request;
         // The init is in the job's cgroup, and not one of the processes that the job may have.
         let init = self.config.init.clone();
-        let limits = Limits { pids: limits.pids + u32::from(init.is_some()), ..limits };
+        let limits =
+            Limits { pids: limits.pids.saturating_add(u32::from(init.is_some())), ..limits };
         let begun = Instant::now();
         let user =
             cancel.run_until_cancelled(self.user(mount.as_ref())).await.ok_or_else(cancelled)??;
