@@ -22,6 +22,7 @@ check_code() {
     subject "The code"
     check "it is formatted" cargo fmt --all --check
     check "clippy finds nothing" cargo clippy -q --workspace --all-targets --all-features -- -D warnings
+    check "the documentation builds without a warning" env RUSTDOCFLAGS=-Dwarnings cargo doc -q --workspace --no-deps
     # Advisories need a database that can't be had everywhere.
     check "licences, bans and sources of dependencies are allowed" cargo deny --log-level error check licenses bans sources
     cargo_tests "the tests pass without privileges" --workspace

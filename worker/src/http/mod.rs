@@ -1,7 +1,7 @@
 //! The worker's HTTP interface: routes that decode, call the queue, and encode.
 //!
 //! [`router`] lists all routes in one place. Who may come in is decided by
-//! `sway_server::guard` before a route is reached; [`error`] maps what goes wrong to statuses.
+//! `sway_server::guard` before a route is reached; `error` maps what goes wrong to statuses.
 
 mod bodies;
 mod error;
