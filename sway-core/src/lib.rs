@@ -3,7 +3,7 @@
 //! Nothing here opens a file, a socket, a clock or a thread (`tests/tidy.rs` checks it), so every
 //! rule can be tested without a kernel or a network. Modules are listed in the order in which
 //! data flows: content is named, cut and encoded, gathered into a manifest, read back by plan,
-//! and run as jobs.
+//! and run as jobs, whose traces make the next start fast.
 
 #![forbid(unsafe_code)]
 
@@ -16,4 +16,5 @@ pub mod image;
 pub mod read_plan;
 pub mod name;
 pub mod job;
+pub mod trace;
 pub mod api;

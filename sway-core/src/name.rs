@@ -242,6 +242,14 @@ pub struct RefName(String);
 
 text_type!(RefName);
 
+impl RefName {
+    /// A name of parts that are good by themselves. Only its length may still be refused, where
+    /// it is read back.
+    pub(crate) fn of_parts(name: String) -> Self {
+        Self(name)
+    }
+}
+
 impl FromStr for RefName {
     type Err = NameError;
 

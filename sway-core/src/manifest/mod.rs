@@ -5,19 +5,21 @@
 //! encoded form is a blob, so its digest names the image. [`Manifest::decode`] checks everything
 //! that readers rely on, so none of them checks again.
 //!
-//! `format` has the bytes, `tree` the builder.
+//! `format` has the bytes, `tree` the builder, `groups` the page groups.
 
 mod format;
+mod groups;
 mod tree;
 
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::chunk::{ChunkRef, group_count};
-use crate::digest::{DIGEST_LEN, Digest};
+use crate::chunk::ChunkRef;
+use crate::digest::Digest;
 
 pub use format::{FORMAT_VERSION, ManifestError};
+pub use groups::{GroupSource, PageGroups};
 pub(crate) use tree::is_file_name;
 pub use tree::{FileContent, FilePiece, Metadata, NodeId, NodeKind, Tree, TreeError};
 
@@ -427,50 +429,5 @@ impl Manifest {
             }
         }
         Some(hasher.finish())
-    }
-}
-
-/// The page-group hashes of an image: a blob of its own, named by the manifest.
-#[derive(Clone, Debug)]
-pub struct PageGroups {
-    /// For each chunk, where its hashes start in `hashes`.
-    starts: Vec<usize>,
-    hashes: Vec<Digest>,
-}
-
-impl PageGroups {
-    /// Reads the blob: for each chunk of the table that is longer than a group, in order, the
-    /// hashes of its groups, 20 bytes each.
-    pub fn decode(manifest: &Manifest, bytes: &[u8]) -> Result<Self, ManifestError> {
-        let mut starts = Vec::with_capacity(manifest.chunks.len());
-        let mut count = 0;
-        for chunk in &manifest.chunks {
-            starts.push(count);
-            count += group_count(chunk.len, manifest.group_len);
-        }
-        if bytes.len() != count * DIGEST_LEN {
-            return Err(ManifestError::Invalid(format!(
-                "{} bytes of page-group hashes where {} are due",
-                bytes.len(),
-                count * DIGEST_LEN
-            )));
-        }
-        let hashes = bytes
-            .chunks_exact(DIGEST_LEN)
-            .map(|hash| Digest::from_bytes(hash.try_into().expect("chunks_exact yields 20 bytes")))
-            .collect();
-        Ok(Self { starts, hashes })
-    }
-
-    /// The hash that the bytes of group `group` of chunk `chunk` must have.
-    pub fn hash(&self, manifest: &Manifest, chunk: u32, group: u32) -> Option<Digest> {
-        let chunk_ref = manifest.chunks.get(chunk as usize)?;
-        match group_count(chunk_ref.len, manifest.group_len) {
-            0 if group == 0 => Some(chunk_ref.digest),
-            count if (group as usize) < count => {
-                self.hashes.get(self.starts[chunk as usize] + group as usize).copied()
-            }
-            _ => None,
-        }
     }
 }

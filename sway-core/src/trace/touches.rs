@@ -1,0 +1,1 @@
+//! What a run touches, noted while it runs.
