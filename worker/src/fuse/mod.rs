@@ -7,6 +7,7 @@
 //!
 //! Owners are the image's, for the kernel to map; or already those of the host, where it can't.
 
+mod counts;
 mod errno;
 mod mountpoint;
 mod session;
@@ -31,10 +32,11 @@ use sway_server::tasks::Tasks;
 use crate::account::{Accounts, RunAccount};
 use crate::id_map::IdMaps;
 use crate::rootfs::{Attributes, Rootfs, RootfsError, Seek};
+pub use counts::{Operation, RequestCounts};
 use errno::errno;
 pub use mountpoint::Mountpoint;
 pub(crate) use session::detach;
-pub use session::{FuseSession, SessionError};
+pub use session::{FuseSession, READAHEAD_KIB, SessionError};
 
 /// How long the kernel may keep what it was told: ten years stand for ever, because the kernel's
 /// sum of now and a lifetime must not overflow.
@@ -70,32 +72,38 @@ pub struct Adapter {
     accounts: Arc<Accounts>,
     tasks: Tasks,
     hook: Option<RequestHook>,
+    counts: Arc<RequestCounts>,
 }
 
 impl Adapter {
     /// An adapter of `rootfs` that shows its owners mapped by `owners`; parked reads are owned by
-    /// `tasks`.
+    /// `tasks`, and requests are counted in `counts`.
     pub fn new(
         rootfs: Arc<Rootfs>,
         owners: Option<IdMaps>,
         accounts: Arc<Accounts>,
         tasks: Tasks,
         hook: Option<RequestHook>,
+        counts: Arc<RequestCounts>,
     ) -> Self {
-        Self { rootfs, owners, idmapped: Arc::default(), accounts, tasks, hook }
+        Self { rootfs, owners, idmapped: Arc::default(), accounts, tasks, hook, counts }
     }
 
     /// Runs a handler so that its panic stays its own. What the handler shares is behind locks
     /// that survive a panic.
-    fn guard(&self, request: &'static str, handler: impl FnOnce()) {
+    fn guard(&self, request: Operation, handler: impl FnOnce()) {
+        self.counts.count(request);
         let run = AssertUnwindSafe(|| {
             if let Some(hook) = &self.hook {
-                (hook.0)(request);
+                (hook.0)(request.as_str());
             }
             handler();
         });
         if catch_unwind(run).is_err() {
-            tracing::error!(fuse.request = request, "request handler panicked; answered EIO");
+            tracing::error!(
+                fuse.request = request.as_str(),
+                "request handler panicked; answered EIO"
+            );
         }
     }
 
@@ -173,7 +181,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.guard("lookup", || {
+        self.guard(Operation::Lookup, || {
             let parent = self.rootfs.ino(parent.0);
             match parent.and_then(|parent| self.rootfs.lookup(parent, name.as_bytes())) {
                 Ok(attributes) => {
@@ -187,14 +195,14 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        self.guard("getattr", || match self.attributes(ino) {
+        self.guard(Operation::Getattr, || match self.attributes(ino) {
             Ok(attr) => reply.attr(&FOREVER, &attr),
             Err(error) => reply.error(errno(&error)),
         });
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        self.guard("readlink", || {
+        self.guard(Operation::Readlink, || {
             let ino = self.rootfs.ino(ino.0);
             match ino.and_then(|ino| self.rootfs.readlink(ino)) {
                 Ok(target) => reply.data(target),
@@ -205,11 +213,13 @@ impl fuser::Filesystem for Adapter {
 
     /// ENOSYS once: the kernel opens files by itself from then on, and keeps their pages.
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        self.counts.count(Operation::Open);
         reply.error(Errno::ENOSYS);
     }
 
     /// ENOSYS once, as with files.
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        self.counts.count(Operation::Opendir);
         reply.error(Errno::ENOSYS);
     }
 
@@ -224,10 +234,11 @@ impl fuser::Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.guard("read", || {
+        self.guard(Operation::Read, || {
             let account = self.accounts.of_pid(request.pid());
             let len = size as usize;
             let answer = self.rootfs.ino(ino.0).and_then(|ino| {
+                account.touched(self.rootfs.manifest(), ino, offset, len);
                 let content = self.rootfs.read_from_memory(ino, offset, len, &account)?;
                 Ok((ino, content))
             });
@@ -247,7 +258,7 @@ impl fuser::Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        self.guard("readdir", || {
+        self.guard(Operation::Readdir, || {
             let ino = self.rootfs.ino(ino.0);
             match ino.and_then(|ino| self.rootfs.entries(ino, offset)) {
                 Ok(entries) => {
@@ -273,7 +284,7 @@ impl fuser::Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        self.guard("readdirplus", || {
+        self.guard(Operation::Readdirplus, || {
             let ino = self.rootfs.ino(ino.0);
             match ino.and_then(|ino| self.rootfs.entries(ino, offset)) {
                 Ok(entries) => {
@@ -293,7 +304,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        self.guard("statfs", || {
+        self.guard(Operation::Statfs, || {
             let statistics = self.rootfs.statistics();
             let blocks = statistics.size_bytes.div_ceil(u64::from(BLOCK_LEN));
             reply.statfs(blocks, 0, 0, statistics.inodes, 0, BLOCK_LEN, 255, BLOCK_LEN);
@@ -301,7 +312,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.guard("getxattr", || {
+        self.guard(Operation::Getxattr, || {
             if !self.rootfs.manifest().has_xattrs() {
                 // The kernel never asks again; callers see EOPNOTSUPP.
                 return reply.error(Errno::ENOSYS);
@@ -316,7 +327,7 @@ impl fuser::Filesystem for Adapter {
 
     /// Not ENOSYS where there are none: that would read as "not supported", not as "none".
     fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.guard("listxattr", || {
+        self.guard(Operation::Listxattr, || {
             match self.rootfs.ino(ino.0).and_then(|ino| self.rootfs.xattr_names(ino)) {
                 Ok(names) => reply_xattr(&names, size, reply),
                 Err(error) => reply.error(errno(&error)),
@@ -333,7 +344,7 @@ impl fuser::Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        self.guard("lseek", || {
+        self.guard(Operation::Lseek, || {
             let what = match whence {
                 libc::SEEK_DATA => Seek::Data,
                 libc::SEEK_HOLE => Seek::Hole,
@@ -360,16 +371,55 @@ impl fuser::Filesystem for Adapter {
         _: u32,
         reply: ReplyIoctl,
     ) {
+        self.counts.count(Operation::Ioctl);
         reply.error(Errno::ENOTTY);
     }
 
     /// Nothing is ever written; ENOSYS once, and closing a file is no message.
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        self.counts.count(Operation::Flush);
         reply.error(Errno::ENOSYS);
     }
 
     /// The kernel checks permissions itself (`default_permissions`).
     fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
+        self.counts.count(Operation::Access);
+        reply.error(Errno::ENOSYS);
+    }
+
+    /// Inodes are the manifest's and stay.
+    fn forget(&self, _: &Request, _: INodeNo, _: u64) {
+        self.counts.count(Operation::Forget);
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.counts.count(Operation::Release);
+        reply.ok();
+    }
+
+    fn releasedir(&self, _: &Request, _: INodeNo, _: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+        self.counts.count(Operation::Releasedir);
+        reply.ok();
+    }
+
+    /// Nothing is ever written; ENOSYS once, which callers see as success.
+    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        self.counts.count(Operation::Fsync);
+        reply.error(Errno::ENOSYS);
+    }
+
+    /// As with files.
+    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        self.counts.count(Operation::Fsyncdir);
         reply.error(Errno::ENOSYS);
     }
 }

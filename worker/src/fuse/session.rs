@@ -8,14 +8,16 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use fuser::{Session, SessionACL};
+use fuser::{INodeNo, Notifier, Session, SessionACL};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use sway_core::manifest::Ino;
 use tokio::sync::watch;
 
 use super::{Adapter, Mountpoint};
@@ -23,6 +25,9 @@ use super::{Adapter, Mountpoint};
 /// Threads of a session: the first keeps one core busy, more would only fight over it.
 const THREADS_MIN: usize = 2;
 const THREADS_MAX: usize = 4;
+
+/// What a mount reads ahead, in KiB, as the kernel has it.
+pub const READAHEAD_KIB: u32 = 128;
 
 /// Why a mount could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -49,11 +54,13 @@ pub enum SessionError {
 }
 
 /// A mount that is being served. Dropping it unmounts.
-#[derive(Debug)]
 pub struct FuseSession {
     mountpoint: Mountpoint,
     ended: watch::Receiver<bool>,
     idmapped: bool,
+    notifier: Notifier,
+    /// Where its read-ahead is set; none where this kernel or machine has no such file.
+    readahead: Option<PathBuf>,
 }
 
 impl FuseSession {
@@ -75,7 +82,10 @@ impl FuseSession {
         mount(Some("sway"), path, Some("fuse.sway"), flags, Some(options.as_str()))
             .map_err(|errno| SessionError::Mount { path: path.to_owned(), source: errno.into() })?;
         match serve(adapter, device, path) {
-            Ok((ended, idmapped)) => Ok(Self { mountpoint, ended, idmapped }),
+            Ok(Served { ended, idmapped, notifier }) => {
+                let readahead = readahead_file(path);
+                Ok(Self { mountpoint, ended, idmapped, notifier, readahead })
+            }
             Err(source) => {
                 detach(path);
                 Err(SessionError::Start { path: path.to_owned(), source })
@@ -91,6 +101,26 @@ impl FuseSession {
     /// Whether the kernel can map the ids of this mount (`mount_setattr(2)`, Linux 6.12).
     pub fn can_be_idmapped(&self) -> bool {
         self.idmapped
+    }
+
+    /// Puts bytes of a file into the kernel's page cache, from `offset` on: whole pages, or up to
+    /// the file's end. Does nothing for an inode that the kernel does not know, and blocks while a
+    /// read of one of these pages is under way. Never call it from a session's thread.
+    pub fn store(&self, ino: Ino, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.notifier.store(INodeNo(u64::from(ino.0)), offset, bytes)
+    }
+
+    /// Sets how far the kernel reads ahead on this mount, in KiB; 0 asks for single pages. Tells
+    /// whether it could be set.
+    pub fn set_readahead(&self, kib: u32) -> bool {
+        let Some(path) = &self.readahead else { return false };
+        match std::fs::write(path, kib.to_string()) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::debug!(path = %path.display(), %error, "cannot set the read-ahead");
+                false
+            }
+        }
     }
 
     /// Whether requests are still answered.
@@ -125,15 +155,28 @@ impl Drop for FuseSession {
     }
 }
 
-/// Serves the kernel on threads of their own. Tells how to learn of the end, and whether the kernel
-/// can map ids.
-fn serve(adapter: Adapter, device: File, path: &Path) -> io::Result<(watch::Receiver<bool>, bool)> {
+impl std::fmt::Debug for FuseSession {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FuseSession").field("path", &self.path()).finish_non_exhaustive()
+    }
+}
+
+/// What is known of a session once the kernel and the adapter have come to terms.
+struct Served {
+    ended: watch::Receiver<bool>,
+    idmapped: bool,
+    notifier: Notifier,
+}
+
+/// Serves the kernel on threads of their own.
+fn serve(adapter: Adapter, device: File, path: &Path) -> io::Result<Served> {
     let cores = thread::available_parallelism().map_or(THREADS_MIN, usize::from);
     let mut config = fuser::Config::default();
     config.n_threads = Some(cores.clamp(THREADS_MIN, THREADS_MAX));
     config.clone_fd = true;
     let idmapped = Arc::clone(&adapter.idmapped);
     let session = Session::from_fd(adapter, device.into(), SessionACL::All, config)?;
+    let notifier = session.notifier();
     let (sender, ended) = watch::channel(false);
     let path = path.to_owned();
     thread::Builder::new().name("fuse-session".to_owned()).spawn(move || {
@@ -143,7 +186,15 @@ fn serve(adapter: Adapter, device: File, path: &Path) -> io::Result<(watch::Rece
         sender.send_replace(true);
     })?;
     // The handshake is over, so that the adapter has been told.
-    Ok((ended, idmapped.load(Ordering::SeqCst)))
+    Ok(Served { ended, idmapped: idmapped.load(Ordering::SeqCst), notifier })
+}
+
+/// The file of the mount's own read-ahead.
+fn readahead_file(path: &Path) -> Option<PathBuf> {
+    let device = std::fs::metadata(path).ok()?.dev();
+    let (major, minor) = (libc::major(device), libc::minor(device));
+    let file = PathBuf::from(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"));
+    file.exists().then_some(file)
 }
 
 /// Unmounts whatever is mounted at `path`, busy or not. Tells whether something was.

@@ -8,7 +8,9 @@
 //! further mount for each range of ids that its jobs have had. Those share the tree and all chunks
 //! with the first one, not the kernel's caches, and go with it.
 
+mod readahead;
 mod recover;
+mod usage;
 
 use std::collections::HashMap;
 use std::io;
@@ -26,9 +28,15 @@ use tokio_util::sync::CancellationToken;
 use crate::account::Accounts;
 use crate::cache::{Chunks, ChunksConfig, DiskCacheError};
 use crate::fetch::{BlobSource, FetchError};
-use crate::fuse::{Adapter, FuseSession, Mountpoint, RequestHook, SessionError};
+use crate::fuse::{
+    Adapter, FuseSession, Mountpoint, READAHEAD_KIB, RequestCounts, RequestHook, SessionError,
+};
 use crate::id_map::IdMaps;
 use crate::rootfs::{Rootfs, RootfsError};
+use readahead::Holds;
+pub use readahead::ReadaheadHold;
+pub use usage::MountUse;
+use usage::Usage;
 
 /// How long sessions may take to end at a shutdown; a busy one ends with the process.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
@@ -175,6 +183,15 @@ impl Mounts {
         }
     }
 
+    /// A mount of this image that nobody else gets; dropping it unmounts. For runs that are to be
+    /// watched: they read everything through it, and nothing that others have read.
+    pub async fn get_private(&self, manifest: Digest) -> Result<Arc<ImageMount>, MountError> {
+        if self.stopping.load(Ordering::SeqCst) {
+            return Err(MountError::Stopping);
+        }
+        self.make(manifest).await
+    }
+
     /// How many images are mounted.
     pub fn len(&self) -> usize {
         self.lock().len()
@@ -201,6 +218,7 @@ impl Mounts {
             accounts: Arc::clone(&self.accounts),
             tasks: self.tasks.clone(),
             hook: self.config.hook.clone(),
+            counts: Arc::default(),
         };
         let dir = self.config.dir.clone();
         let place = move || Mountpoint::fresh(&dir, &digest.to_hex());
@@ -247,6 +265,8 @@ pub struct ImageMount {
     shift_ids: bool,
     /// Those, by the ids. Held while one is made: that takes milliseconds.
     shifted: tokio::sync::Mutex<HashMap<IdMaps, FuseSession>>,
+    holds: Holds,
+    usage: Usage,
 }
 
 /// What a mount needs beside its tree to be served.
@@ -255,6 +275,7 @@ struct Service {
     accounts: Arc<Accounts>,
     tasks: Tasks,
     hook: Option<RequestHook>,
+    counts: Arc<RequestCounts>,
 }
 
 impl Service {
@@ -265,8 +286,8 @@ impl Service {
         owners: Option<IdMaps>,
         mountpoint: Mountpoint,
     ) -> Result<FuseSession, SessionError> {
-        let Self { accounts, tasks, hook } = self;
-        let adapter = Adapter::new(Arc::clone(rootfs), owners, accounts, tasks, hook);
+        let Self { accounts, tasks, hook, counts } = self;
+        let adapter = Adapter::new(Arc::clone(rootfs), owners, accounts, tasks, hook, counts);
         FuseSession::mount(adapter, mountpoint)
     }
 }
@@ -290,7 +311,8 @@ impl ImageMount {
             let session = service.clone().start(&rootfs, None, mountpoint)?;
             let shift_ids = !session.can_be_idmapped();
             let shifted = tokio::sync::Mutex::default();
-            Ok(Self { digest, rootfs, service, session, shift_ids, shifted })
+            let (holds, usage) = (Holds::default(), Usage::default());
+            Ok(Self { digest, rootfs, service, session, shift_ids, shifted, holds, usage })
         })
         .await
     }
@@ -339,6 +361,31 @@ impl ImageMount {
         futures::future::join_all(ends).await;
     }
 
+    /// The requests that the kernel has sent for it.
+    pub fn requests(&self) -> &RequestCounts {
+        &self.service.counts
+    }
+
+    /// Sets how far the kernel reads ahead on this mount, in KiB. Tells whether it could be set.
+    /// [`ImageMount::hold_readahead`] is for those who share it.
+    pub fn set_readahead(&self, kib: u32) -> bool {
+        let mut shifted_too = true;
+        if let Ok(shifted) = self.shifted.try_lock() {
+            shifted_too = shifted.values().all(|session| session.set_readahead(kib));
+        }
+        self.session.set_readahead(kib) && shifted_too
+    }
+
+    /// Keeps the kernel from reading ahead on this mount until this and all other holds are gone.
+    pub fn hold_readahead(self: &Arc<Self>) -> ReadaheadHold {
+        ReadaheadHold::of(Arc::clone(self))
+    }
+
+    /// Notes that a job begins to use this mount, for as long as what is returned lives.
+    pub fn enter(self: &Arc<Self>) -> MountUse {
+        MountUse::of(Arc::clone(self))
+    }
+
     /// The manifest's digest: the image's name by content.
     pub fn digest(&self) -> Digest {
         self.digest
@@ -375,7 +422,7 @@ pub async fn foreground(
     let tasks = Tasks::new();
     let chunks = Chunks::new(cache, source, tasks.clone())?;
     let accounts = Arc::new(Accounts::default());
-    let service = Service { accounts, tasks: tasks.clone(), hook: None };
+    let service = Service { accounts, tasks: tasks.clone(), hook: None, counts: Arc::default() };
     let dir = fs_err::canonicalize(dir).map_err(MountError::Directory)?;
     let place = move || Ok(Mountpoint::existing(dir));
     let mount = ImageMount::make(manifest, place, chunks, service).await?;
