@@ -1,0 +1,195 @@
+//! Touches keep their order and bounds, and a trace grows by what it lacked.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const GROUP: u64 = GROUP_LEN as u64;
+
+fn file(number: u8) -> TracedFile {
+    let path = format!("/f{number}").into_bytes();
+    // Short last groups of various lengths.
+    let size = 64 * GROUP + u64::from(number) * 77 + 1;
+    TracedFile { content: Digest::of(&path), size, path: path.into() }
+}
+
+fn touches(groups: &[(u8, u32)]) -> Touches {
+    let mut touches = Touches::new();
+    for (number, group) in groups {
+        let file = touches.add_file(&file(*number)).unwrap();
+        touches.add(Touch { file, group: *group, idle: 0 });
+    }
+    touches
+}
+
+fn listed(touches: &Touches) -> Vec<(Box<[u8]>, u32)> {
+    touches.groups().map(|(file, group)| (file.path.clone(), group)).collect()
+}
+
+fn set(touches: &Touches) -> HashSet<(Box<[u8]>, u32)> {
+    listed(touches).into_iter().collect()
+}
+
+fn finish(plan: Plan) -> Trace {
+    let made: Vec<Digest> =
+        (0..plan.to_make().len()).map(|frame| Digest::of(&frame.to_le_bytes())).collect();
+    plan.finish(&made).unwrap()
+}
+
+fn anywhere(_: &TracedFile) -> Place {
+    Place::Same(Ino::ROOT)
+}
+
+fn groups() -> impl Strategy<Value = Vec<(u8, u32)>> {
+    prop::collection::vec((0u8..6, 0u32..70), 0..300)
+}
+
+proptest! {
+    #[test]
+    fn groups_stay_in_order_and_come_once(groups in groups()) {
+        let touches = touches(&groups);
+        let mut seen = HashSet::new();
+        let expected: Vec<_> = groups
+            .iter()
+            .filter(|(_, group)| *group <= 64)
+            .filter(|touch| seen.insert(**touch))
+            .map(|(number, group)| (file(*number).path, *group))
+            .collect();
+        prop_assert_eq!(listed(&touches), expected);
+    }
+
+    #[test]
+    fn a_plan_covers_exactly_what_was_touched_frame_by_frame(groups in groups()) {
+        let touches = touches(&groups);
+        let trace = finish(touches.clone().plan());
+        prop_assert_eq!(trace.raw_len(), touches.raw_len());
+        let mut rest = touches.order.as_slice();
+        for frame in trace.frames() {
+            // Each frame holds the next groups in order of first use, in whatever order.
+            let ranges = &trace.ranges()[frame.ranges.clone()];
+            let held: HashSet<_> = ranges
+                .iter()
+                .flat_map(|range| (range.first..range.first + range.count).map(|g| {
+                    (trace.files()[range.file as usize].path.clone(), g)
+                }))
+                .collect();
+            let (these, later) = rest.split_at(held.len());
+            let due: HashSet<_> = these
+                .iter()
+                .map(|t| (touches.files[t.file as usize].path.clone(), t.group))
+                .collect();
+            prop_assert_eq!(held, due);
+            rest = later;
+        }
+        prop_assert!(rest.is_empty());
+        let full = trace.frames().iter().rev().skip(1);
+        for frame in full {
+            prop_assert!(frame.len as usize > FRAME_LEN_MAX - GROUP_LEN as usize);
+        }
+        prop_assert_eq!(appended(&trace), 0);
+    }
+
+    #[test]
+    fn what_was_merged_once_changes_nothing_again(a in groups(), b in groups()) {
+        let (first, second) = (touches(&a), touches(&b));
+        let Some(plan) = Touches::merge(None, &first, anywhere) else {
+            prop_assert!(first.is_empty());
+            return Ok(());
+        };
+        let old = finish(plan);
+        prop_assert!(Touches::merge(Some(&old), &first, anywhere).is_none());
+        let mut union = first.clone();
+        let added = union.extend(&second);
+        match Touches::merge(Some(&old), &second, anywhere) {
+            None => prop_assert!(added <= ADDED_BYTES_MIN && added * 100 <= old.raw_len()),
+            Some(plan) => {
+                let is_whole = plan.is_whole();
+                let merged = finish(plan);
+                prop_assert_eq!(set(&Touches::of_trace(&merged)), set(&union));
+                prop_assert!(Touches::merge(Some(&merged), &second, anywhere).is_none());
+                if !is_whole {
+                    prop_assert_eq!(&merged.frames()[..old.frames().len()], old.frames());
+                    prop_assert!(appended(&merged) * 4 <= merged.raw_len() + added);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_sample_keeps_frames_and_groups(groups in groups(), seed in any::<u32>()) {
+        let trace = finish(touches(&groups).plan());
+        let used = |file: u32, group: u32| (group ^ file ^ seed).count_ones() % 2 == 0;
+        let after = sampled(&trace, used).unwrap();
+        prop_assert_eq!(
+            set(&Touches::of_trace(&after)),
+            set(&Touches::of_trace(&trace))
+        );
+        let digests = |trace: &Trace| {
+            trace.frames().iter().map(|frame| (frame.digest, frame.len)).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(digests(&after), digests(&trace));
+        for range in after.ranges() {
+            for group in range.first..range.first + range.count {
+                prop_assert_eq!(range.idle, u8::from(!used(range.file, group)));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_three_samples_did_not_use_goes_once_it_is_much() {
+    let all: Vec<(u8, u32)> = (0..64).map(|group| (1, group)).collect();
+    let mut trace = finish(touches(&all).plan());
+    for _ in 0..IDLE_MAX {
+        assert!(Touches::merge(Some(&trace), &Touches::new(), anywhere).is_none());
+        trace = sampled(&trace, |_, group| group < 32).unwrap();
+    }
+    let plan = Touches::merge(Some(&trace), &Touches::new(), anywhere).unwrap();
+    assert!(plan.is_whole());
+    assert_eq!(finish(plan).raw_len(), 32 * GROUP);
+}
+
+#[test]
+fn what_the_image_lacks_goes_once_it_is_much() {
+    let groups: Vec<(u8, u32)> = (0..40).map(|group| ((group % 4 == 0).into(), group)).collect();
+    let trace = finish(touches(&groups).plan());
+    let without = |number: u8| {
+        move |other: &TracedFile| match *other == file(number) {
+            true => Place::Absent,
+            false => Place::Same(Ino::ROOT),
+        }
+    };
+    assert!(Touches::merge(Some(&trace), &Touches::new(), without(1)).is_none(), "a quarter");
+    let plan = Touches::merge(Some(&trace), &Touches::new(), without(0)).unwrap();
+    let left = finish(plan);
+    assert_eq!(left.files(), [file(1)]);
+}
+
+#[test]
+fn a_file_under_another_name_is_not_traced_twice() {
+    let old = finish(touches(&[(1, 0), (1, 1), (2, 0)]).plan());
+    let mut seen = Touches::new();
+    let renamed = TracedFile { path: (*b"/elsewhere").into(), ..file(1) };
+    let number = seen.add_file(&renamed).unwrap();
+    for group in [0, 1] {
+        seen.add(Touch { file: number, group, idle: 0 });
+    }
+    let moved = |_: &TracedFile| Place::Moved(Ino::ROOT);
+    assert!(Touches::merge(Some(&old), &seen, moved).is_none());
+    // A copy beside it has pages of its own.
+    let both = finish(Touches::merge(Some(&old), &seen, anywhere).unwrap());
+    assert_eq!(both.raw_len(), old.raw_len() + 2 * GROUP);
+}
+
+#[test]
+fn a_trace_has_an_end() {
+    let mut touches = Touches::new();
+    let big = TracedFile { size: 1 << 40, ..file(0) };
+    let file = touches.add_file(&big).unwrap();
+    let groups = TRACE_BYTES_MAX / GROUP + 5;
+    for group in 0..groups as u32 {
+        touches.add(Touch { file, group, idle: 0 });
+    }
+    assert_eq!(touches.raw_len(), TRACE_BYTES_MAX);
+    finish(touches.plan());
+}
