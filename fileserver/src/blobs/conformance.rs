@@ -1,6 +1,6 @@
 //! What every store must do; each implementation runs all of it.
 
-use std::io::{self, Cursor, Read};
+use std::io::{self, Cursor, Read, Seek as _, SeekFrom};
 
 use sway_core::api::blobs::UploadSummary;
 use sway_core::blob::{self, Blob, BlobError, FrameHeader};
@@ -11,6 +11,7 @@ use super::{Batch, BlobStore, Claim, UploadError};
 /// Runs the suite; `make` gives an empty store each time.
 pub(super) fn check<S: BlobStore>(make: impl Fn() -> S) {
     a_stored_blob_reads_back(&make());
+    a_part_of_a_blob_can_be_left_out(&make());
     what_is_not_committed_is_not_there(&make());
     bytes_that_are_not_the_blob_are_refused(&make());
     a_collision_is_refused(&make());
@@ -56,6 +57,17 @@ fn a_stored_blob_reads_back(store: &dyn BlobStore) {
         assert_eq!(read(store, digest).unwrap(), raw);
         assert!(store.open_verified(digest).unwrap().is_some());
     }
+}
+
+fn a_part_of_a_blob_can_be_left_out(store: &dyn BlobStore) {
+    let raw = b"0123456789".repeat(1000);
+    store_one(store, &raw);
+    let (header, encoded) = frame(&raw);
+    let mut stored = store.open(header.digest).unwrap().unwrap();
+    stored.encoded.seek(SeekFrom::Current(7)).unwrap();
+    let mut rest = Vec::new();
+    stored.encoded.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest, encoded[7..]);
 }
 
 fn what_is_not_committed_is_not_there(store: &dyn BlobStore) {

@@ -11,7 +11,7 @@ pub mod memory;
 mod conformance;
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 
 use sha1_checked::{Digest as _, Sha1};
 use sway_core::api::blobs::UploadSummary;
@@ -97,8 +97,13 @@ pub struct StoredBlob {
     /// Its frame's header.
     pub header: FrameHeader,
     /// Its encoded bytes.
-    pub encoded: Box<dyn Read + Send>,
+    pub encoded: Box<dyn ReadSeek + Send>,
 }
+
+/// Bytes of which a part can be left out without reading it.
+pub trait ReadSeek: Read + Seek {}
+
+impl<T: Read + Seek + ?Sized> ReadSeek for T {}
 
 impl fmt::Debug for StoredBlob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,6 +1,6 @@
 //! Routes of blobs.
 
-use std::io::{self, BufWriter, Cursor, Read, Write};
+use std::io::{self, BufWriter, Cursor, Read, Seek as _, SeekFrom, Write};
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -191,7 +191,10 @@ async fn find(
             .encoded
             .read_exact(&mut tag)
             .map_err(StoreError::io(format!("read blob {digest}")))?;
-        stored.encoded = Box::new(Cursor::new(tag).chain(stored.encoded));
+        stored
+            .encoded
+            .seek(SeekFrom::Current(-1))
+            .map_err(StoreError::io(format!("read blob {digest}")))?;
         Ok::<_, StoreError>(Some((stored, tag[0])))
     });
     let (stored, tag) = opening.await?.ok_or_else(|| blob_not_found(digest))?;
@@ -210,24 +213,36 @@ async fn find(
     Ok((stored, headers))
 }
 
-/// Starts `fill` on a thread of its own; the body is what it writes.
+/// Starts `fill` on a thread of its own; the body is what it writes, in pieces of [`PIECE_LEN`].
 pub(super) async fn stream<F>(app: &App, fill: F) -> Result<Body, ServerError>
 where
-    F: FnOnce(&dyn BlobStore, &mut BufWriter<BodyWriter>) -> io::Result<()> + Send + 'static,
+    F: FnOnce(&dyn BlobStore, &mut BufWriter<&mut BodyWriter>) -> io::Result<()> + Send + 'static,
+{
+    pieces(app, move |store, writer| {
+        let mut out = BufWriter::with_capacity(PIECE_LEN, writer);
+        let filled = fill(store, &mut out).and_then(|()| out.flush());
+        // What is left in the buffer after an error must not follow.
+        let _ = out.into_parts();
+        filled
+    })
+    .await
+}
+
+/// Starts `fill` on a thread of its own; the body is what it writes, each piece as it comes.
+pub(super) async fn pieces<F>(app: &App, fill: F) -> Result<Body, ServerError>
+where
+    F: FnOnce(&dyn BlobStore, &mut BodyWriter) -> io::Result<()> + Send + 'static,
 {
     let place = place(&app.downloads).await?;
     let store = Arc::clone(&app.blobs);
-    let (body, writer) = body::channel();
+    let (body, mut writer) = body::channel();
     app.tasks.spawn_blocking("stream blobs", move || {
         let _place = place;
-        let mut out = BufWriter::with_capacity(PIECE_LEN, writer);
-        if let Err(error) = fill(&*store, &mut out).and_then(|()| out.flush()) {
+        if let Err(error) = fill(&*store, &mut writer) {
             if !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::TimedOut) {
                 tracing::error!(%error, "an answer broke off");
             }
-            out.get_ref().abort(error);
-            // What is left in the buffer must not follow.
-            let _ = out.into_parts();
+            writer.abort(error);
         }
     });
     Ok(body)

@@ -3,7 +3,8 @@
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
+pub(super) use axum::body::Bytes;
 use futures::TryStreamExt as _;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -56,6 +57,14 @@ impl BodyWriter {
         }
     }
 
+    /// Sends `piece` as it is, without a copy; waits while the peer is slower.
+    pub(super) fn send_piece(&self, piece: Bytes) -> io::Result<()> {
+        let len = piece.len();
+        self.send(Ok(piece))?;
+        metrics::counter!("sway_fileserver_sent_bytes_total").increment(len as u64);
+        Ok(())
+    }
+
     /// Breaks the answer off, so that the peer sees that it is not whole.
     pub(super) fn abort(&self, reason: io::Error) {
         let _ = self.send(Err(reason));
@@ -64,8 +73,7 @@ impl BodyWriter {
 
 impl Write for BodyWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.send(Ok(Bytes::copy_from_slice(bytes)))?;
-        metrics::counter!("sway_fileserver_sent_bytes_total").increment(bytes.len() as u64);
+        self.send_piece(Bytes::copy_from_slice(bytes))?;
         Ok(bytes.len())
     }
 

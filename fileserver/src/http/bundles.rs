@@ -47,7 +47,7 @@ pub(super) async fn get(
 }
 
 /// The bundle's own frame, and what it says.
-fn load(
+pub(super) fn load(
     store: &dyn BlobStore,
     digest: Digest,
 ) -> Result<(FrameHeader, Vec<u8>, Bundle), ServerError> {

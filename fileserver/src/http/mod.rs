@@ -6,6 +6,7 @@ mod bundles;
 mod error;
 mod health;
 mod refs;
+mod start;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use crate::refs::Refs;
 const UPLOADS_MAX: usize = 16;
 
 /// Streamed answers at a time: each holds a thread.
-const DOWNLOADS_MAX: usize = 128;
+const DOWNLOADS_MAX: usize = 256;
 
 /// How long a request waits for one of these places.
 const PLACE_DEADLINE: Duration = Duration::from_secs(20);
@@ -72,6 +73,7 @@ pub fn router(app: App, config: &Config, addr: SocketAddr) -> Router {
         .route("/v1/refs", get(refs::list))
         .route("/v1/refs/{*name}", get(refs::get).put(refs::put).delete(refs::delete))
         .route("/v1/bundles/{*name}", get(bundles::get))
+        .route("/v1/start", get(start::get))
         .route("/healthz", get(health::healthz))
         .route("/metrics", get(health::metrics))
         .fallback(|| async { ServerError::not_found("no_such_route", "there is no such route") })

@@ -3,3 +3,4 @@
 pub mod error;
 pub mod blobs;
 pub mod jobs;
+pub mod start;
