@@ -102,7 +102,7 @@ impl Blobs<'_> {
             for some in wanted.chunks(DIGESTS_MAX) {
                 let list = DigestList { digests: some.iter().map(|(digest, _)| *digest).collect() };
                 let request = client.request(Method::POST, "/v1/blobs/fetch").json(&list);
-                let mut frames = Frames::new(client.clone(), client.start(request).await?);
+                let mut frames = Frames::new(client.clone(), client.streamed(request).await?);
                 for (asked, raw_len_max) in some {
                     let Some((header, encoded)) = frames.next(*raw_len_max).await? else {
                         Err(frames.broken("it ended early"))?
@@ -122,7 +122,7 @@ impl Blobs<'_> {
         let client = self.0.clone();
         let path = format!("/v1/bundles/{}", crate::refs::encoded(ref_or_digest));
         Box::pin(async_stream::try_stream! {
-            let response = client.start(client.request(Method::GET, &path)).await?;
+            let response = client.streamed(client.request(Method::GET, &path)).await?;
             let mut frames = Frames::new(client, response);
             while let Some(frame) = frames.next(BLOB_LEN_MAX).await? {
                 yield frame;

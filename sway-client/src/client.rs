@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
@@ -23,6 +23,10 @@ use crate::retry::{Retries, retry};
 
 /// The longest answer to a small call, in bytes.
 const ANSWER_LEN_MAX: usize = 256 << 20;
+
+/// How long a connection is kept that nobody uses. Shorter than the servers' own limit (60 s), so
+/// that one is not taken from the pool just as the server closes it.
+pub const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// The longest error body that is read, in bytes.
 const ERROR_LEN_MAX: usize = 64 << 10;
@@ -63,6 +67,40 @@ impl ClientConfig {
             retries: Retries::default(),
         }
     }
+
+    fn http_client(&self, http1_only: bool) -> Result<reqwest::Client, ClientError> {
+        let bad = |message: String| ClientError::Config(message);
+        let mut headers = HeaderMap::new();
+        if let Some(token) = &self.token {
+            let mut value = HeaderValue::try_from(format!("Bearer {token}"))
+                .map_err(|_| bad("the token holds characters that no header can carry".into()))?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        if let Some(user) = &self.user {
+            let value = HeaderValue::try_from(user.as_ref()).expect("user names are ASCII");
+            headers.insert(USER_HEADER, value);
+        }
+        let mut builder = reqwest::Client::builder()
+            .default_headers(headers)
+            .connect_timeout(self.connect_timeout)
+            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+            .tcp_keepalive(Duration::from_secs(20))
+            .redirect(reqwest::redirect::Policy::none())
+            .http2_adaptive_window(true);
+        if self.base.scheme() == "http" {
+            // A proxy of the environment would see the token, and could not reach loopback.
+            builder = builder.no_proxy();
+        }
+        if http1_only {
+            builder = builder.http1_only();
+        }
+        if let Some(fingerprint) = &self.pin {
+            let tls = pin::client_config(fingerprint, http1_only).map_err(bad)?;
+            builder = builder.tls_backend_preconfigured(tls);
+        }
+        builder.build().map_err(|error| bad(format!("no HTTP client: {error:?}")))
+    }
 }
 
 impl fmt::Debug for ClientConfig {
@@ -82,11 +120,12 @@ pub struct Client(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     http: reqwest::Client,
+    /// HTTP/1.1 alone: each request of several at a time has a connection of its own, whose
+    /// window grows beside the others'. Made when it is needed first.
+    stripes: OnceLock<reqwest::Client>,
     /// Without a trailing slash.
     base: String,
-    call_timeout: Duration,
-    idle_timeout: Duration,
-    retries: Retries,
+    config: ClientConfig,
 }
 
 impl Client {
@@ -106,42 +145,12 @@ impl Client {
             }
             _ => return Err(bad(format!("{base} is not an http or https URL"))),
         }
-        let mut headers = HeaderMap::new();
-        if let Some(token) = &config.token {
-            let mut value = HeaderValue::try_from(format!("Bearer {token}"))
-                .map_err(|_| bad("the token holds characters that no header can carry".into()))?;
-            value.set_sensitive(true);
-            headers.insert(AUTHORIZATION, value);
-        }
-        if let Some(user) = &config.user {
-            let value = HeaderValue::try_from(user.as_ref()).expect("user names are ASCII");
-            headers.insert(USER_HEADER, value);
-        }
         pin::install_provider();
-        let mut builder = reqwest::Client::builder()
-            .default_headers(headers)
-            .connect_timeout(config.connect_timeout)
-            // Shorter than the servers' own limit for idle connections, so that a connection is
-            // not taken from the pool just as the server closes it.
-            .pool_idle_timeout(Duration::from_secs(20))
-            .tcp_keepalive(Duration::from_secs(20))
-            .redirect(reqwest::redirect::Policy::none())
-            .http2_adaptive_window(true);
-        if base.scheme() == "http" {
-            // A proxy of the environment would see the token, and could not reach loopback.
-            builder = builder.no_proxy();
-        }
-        if let Some(fingerprint) = &config.pin {
-            let tls = pin::client_config(fingerprint).map_err(bad)?;
-            builder = builder.tls_backend_preconfigured(tls);
-        }
-        let http = builder.build().map_err(|error| bad(format!("no HTTP client: {error:?}")))?;
         Ok(Self(Arc::new(Inner {
-            http,
+            http: config.http_client(false)?,
+            stripes: OnceLock::new(),
             base: base.as_str().trim_end_matches('/').to_owned(),
-            call_timeout: config.call_timeout,
-            idle_timeout: config.idle_timeout,
-            retries: config.retries,
+            config: config.clone(),
         })))
     }
 
@@ -174,19 +183,39 @@ impl Client {
         self.0.http.request(method, format!("{}{path_and_query}", self.0.base))
     }
 
+    /// A request that shares its connection with no other at the same time.
+    pub(crate) fn stripe_request(
+        &self,
+        method: Method,
+        path_and_query: &str,
+    ) -> Result<RequestBuilder, ClientError> {
+        let stripes = match self.0.stripes.get() {
+            Some(stripes) => stripes,
+            None => {
+                let made = match self.0.config.base.scheme() {
+                    // Without TLS nobody agrees on HTTP/2.
+                    "http" => self.0.http.clone(),
+                    _ => self.0.config.http_client(true)?,
+                };
+                self.0.stripes.get_or_init(|| made)
+            }
+        };
+        Ok(stripes.request(method, format!("{}{path_and_query}", self.0.base)))
+    }
+
     /// Waits for `step` of a stream for at most the idle timeout.
     pub(crate) async fn within_idle<T>(
         &self,
         step: impl Future<Output = T>,
     ) -> Result<T, ClientError> {
-        let after = self.0.idle_timeout;
+        let after = self.0.config.idle_timeout;
         tokio::time::timeout(after, step)
             .await
             .map_err(|_| ClientError::Timeout { url: self.0.base.clone(), after })
     }
 
     pub(crate) fn idle_timeout(&self) -> Duration {
-        self.0.idle_timeout
+        self.0.config.idle_timeout
     }
 
     /// Repeats `operation` as configured.
@@ -195,11 +224,11 @@ impl Client {
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<T, ClientError>>,
     {
-        retry(self.0.retries, operation).await
+        retry(self.0.config.retries, operation).await
     }
 
     /// Starts a request whose answer is streamed: the head must come within the idle timeout.
-    pub(crate) async fn start(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+    pub(crate) async fn streamed(&self, request: RequestBuilder) -> Result<Response, ClientError> {
         let response = self.within_idle(request.send()).await?.map_err(|e| self.failed(e))?;
         self.accepted(response).await
     }
@@ -229,7 +258,7 @@ impl Client {
         &self,
         request: RequestBuilder,
     ) -> Result<Vec<u8>, ClientError> {
-        let after = self.0.call_timeout;
+        let after = self.0.config.call_timeout;
         let call = async {
             let response = request.send().await.map_err(|error| self.failed(error))?;
             let response = self.accepted(response).await?;
@@ -286,7 +315,7 @@ impl Client {
     pub(crate) fn failed(&self, error: reqwest::Error) -> ClientError {
         let url = self.0.base.clone();
         if error.is_timeout() && !error.is_connect() {
-            return ClientError::Timeout { url, after: self.0.call_timeout };
+            return ClientError::Timeout { url, after: self.0.config.call_timeout };
         }
         let untrusted = is_untrusted(&error);
         let source = error.without_url().into();

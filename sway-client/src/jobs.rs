@@ -144,7 +144,7 @@ async fn follow(client: &Client, path: &str, last: Option<u64>) -> Result<Events
     if let Some(last) = last {
         request = request.header("last-event-id", last.to_string());
     }
-    let response = client.start(request).await?;
+    let response = client.streamed(request).await?;
     Ok(Events { client: client.clone(), response, decoder: EventDecoder::default() })
 }
 

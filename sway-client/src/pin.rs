@@ -21,8 +21,8 @@ pub(crate) fn install_provider() {
 }
 
 /// A TLS configuration that accepts the certificate with this fingerprint (64 hex digits;
-/// colons and case don't matter) and no other.
-pub(crate) fn client_config(fingerprint: &str) -> Result<ClientConfig, String> {
+/// colons and case don't matter) and no other, for HTTP/1.1 alone or for HTTP/2 too.
+pub(crate) fn client_config(fingerprint: &str, http1_only: bool) -> Result<ClientConfig, String> {
     let bytes = hex::decode(fingerprint.replace(':', "")).ok();
     let fingerprint = bytes
         .and_then(|bytes| bytes.try_into().ok())
@@ -34,7 +34,8 @@ pub(crate) fn client_config(fingerprint: &str) -> Result<ClientConfig, String> {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Pinned { fingerprint, provider }))
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let versions: &[&[u8]] = if http1_only { &[b"http/1.1"] } else { &[b"h2", b"http/1.1"] };
+    config.alpn_protocols = versions.iter().map(|version| version.to_vec()).collect();
     Ok(config)
 }
 

@@ -1,0 +1,290 @@
+//! The fileserver's answer with all that a cold start needs, over several connections at once.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use futures::future::try_join_all;
+use reqwest::header::{ETAG, HeaderMap, IF_NONE_MATCH};
+use reqwest::{Method, Response, StatusCode};
+use sway_core::api::start::{
+    START_BUNDLE_HEADER, START_HAVE_MAX, START_IMAGE_HEADER, START_MANIFEST_HEADER,
+    START_PIECE_LEN, STRIPES_MAX,
+};
+use sway_core::blob::BLOB_LEN_MAX;
+use sway_core::digest::Digest;
+use sway_core::name::{RefName, UserName};
+use sway_core::trace::TraceKey;
+
+use crate::blobs::FrameStream;
+use crate::client::Client;
+use crate::error::ClientError;
+use crate::frames::FrameDecoder;
+
+/// Code of the refusal where the stripes of an answer tell of different states: a ref moved while
+/// they were asked for. Ask again.
+pub const START_MOVED: &str = "start_moved";
+
+/// What to start, and what of it is here already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartQuery {
+    /// The image: the first of these refs that the server has.
+    pub images: Vec<RefName>,
+    /// Or the manifest itself.
+    pub manifest: Option<Digest>,
+    /// Whose traces.
+    pub user: UserName,
+    /// The trace: the first of these keys that has one. Without keys none is sent.
+    pub keys: Vec<TraceKey>,
+    /// Blobs that are left out, because they are here; the first [`START_HAVE_MAX`] of them.
+    pub have: Vec<Digest>,
+    /// Of the state that is here already, as an earlier answer gave it.
+    pub etag: Option<String>,
+    /// Connections, 1 to [`STRIPES_MAX`].
+    pub stripes: u8,
+}
+
+impl StartQuery {
+    fn path(&self, stripe: u8, stripes: u8) -> String {
+        let mut query = url::form_urlencoded::Serializer::new("/v1/start?".to_owned());
+        for image in &self.images {
+            query.append_pair("image", image.as_ref());
+        }
+        if let Some(manifest) = self.manifest {
+            query.append_pair("manifest", &manifest.to_hex());
+        }
+        query.append_pair("user", &self.user.to_ref_part());
+        for key in &self.keys {
+            query.append_pair("key", key.as_ref());
+        }
+        for have in self.have.iter().take(START_HAVE_MAX) {
+            query.append_pair("have", &have.to_hex());
+        }
+        if stripes > 1 {
+            query.append_pair("stripe", &stripe.to_string());
+            query.append_pair("stripes", &stripes.to_string());
+        }
+        query.finish()
+    }
+}
+
+/// What an answer is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartHead {
+    /// The image that was found; none where the manifest was asked for.
+    pub image: Option<RefName>,
+    /// Its manifest.
+    pub manifest: Digest,
+    /// The bundle of its trace; none if it has no trace.
+    pub bundle: Option<Digest>,
+    /// Names this state in a later question.
+    pub etag: String,
+}
+
+/// What the server says.
+pub enum StartAnswer {
+    /// None of the images is there.
+    NoImage,
+    /// Everything is as [`StartQuery::etag`] says.
+    Unchanged(StartHead),
+    /// The manifest, then the members of the trace's bundle in its order: frames, not verified.
+    /// A blob that the server lacks is a frame that says so. Nothing is read ahead of whoever
+    /// polls the stream but what the sockets hold; the server gives a stream up that nobody
+    /// reads from for 30 s. Dropping it ends the transfer.
+    Stream(StartHead, FrameStream),
+}
+
+impl std::fmt::Debug for StartAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NoImage => f.write_str("NoImage"),
+            Self::Unchanged(head) => f.debug_tuple("Unchanged").field(head).finish(),
+            Self::Stream(head, _) => f.debug_tuple("Stream").field(head).finish_non_exhaustive(),
+        }
+    }
+}
+
+impl Client {
+    /// Asks for what a start needs: `GET /v1/start`, once, on as many connections at the same
+    /// time as the query says. All of them must tell of the same state; else the error is
+    /// transient ([`START_MOVED`]).
+    pub async fn start(&self, query: StartQuery) -> Result<StartAnswer, ClientError> {
+        let stripes = query.stripes.clamp(1, STRIPES_MAX);
+        let (path, etag) = (|stripe| query.path(stripe, stripes), query.etag.as_deref());
+        let asked = (0..stripes).map(|stripe| self.ask(path(stripe), etag));
+        let answers = try_join_all(asked).await?;
+        let (mut heads, mut bodies) = (VecDeque::new(), Vec::new());
+        for Stripe { head, body } in answers {
+            heads.push_back(head);
+            bodies.extend(body);
+        }
+        let first = heads.pop_front().expect("there is at least one stripe");
+        let all_or_none = bodies.is_empty() || bodies.len() == heads.len() + 1;
+        if heads.iter().any(|head| *head != first) || !all_or_none {
+            return Err(ClientError::Refused {
+                status: 503,
+                code: START_MOVED.to_owned(),
+                message: "an image or its trace moved while it was asked for".to_owned(),
+                hint: Some("ask again".to_owned()),
+            });
+        }
+        Ok(match first {
+            None => StartAnswer::NoImage,
+            Some(head) if bodies.is_empty() => StartAnswer::Unchanged(head),
+            Some(head) => StartAnswer::Stream(head, self.reassembled(bodies)),
+        })
+    }
+
+    /// Opens connections ahead of time, so that `count` stripes pay no handshake. The pool keeps
+    /// them for as long as the server does ([`crate::client`]).
+    pub async fn warm(&self, count: u8) -> Result<(), ClientError> {
+        let asked = (0..count.clamp(1, STRIPES_MAX)).map(|_| {
+            let request = self.stripe_request(Method::GET, "/healthz");
+            async { self.within_idle(request?.send()).await?.map_err(|error| self.failed(error)) }
+        });
+        // An answer that nobody has read yet keeps its connection busy, so each has its own.
+        let answers = try_join_all(asked).await?;
+        for answer in answers {
+            self.within_idle(answer.bytes()).await?.map_err(|error| self.failed(error))?;
+        }
+        Ok(())
+    }
+
+    async fn ask(&self, path: String, etag: Option<&str>) -> Result<Stripe, ClientError> {
+        let mut request = self.stripe_request(Method::GET, &path)?;
+        if let Some(etag) = etag {
+            request = request.header(IF_NONE_MATCH, etag);
+        }
+        let response =
+            self.within_idle(request.send()).await?.map_err(|error| self.failed(error))?;
+        if response.status() == StatusCode::NOT_MODIFIED {
+            return Ok(Stripe { head: Some(self.head(response.headers())?), body: None });
+        }
+        match self.accepted(response).await {
+            Ok(response) => {
+                Ok(Stripe { head: Some(self.head(response.headers())?), body: Some(response) })
+            }
+            Err(ClientError::Refused { status: 404, code, .. }) if code == "ref_not_found" => {
+                Ok(Stripe { head: None, body: None })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn head(&self, headers: &HeaderMap) -> Result<StartHead, ClientError> {
+        let bad = |name: &str| ClientError::Protocol {
+            url: self.base().to_owned(),
+            message: format!("header {name} is missing or malformed"),
+        };
+        let text = |name: &str| match headers.get(name) {
+            None => Ok(None),
+            Some(value) => value.to_str().map(Some).map_err(|_| bad(name)),
+        };
+        fn parsed<T: std::str::FromStr>(text: Option<&str>) -> Result<Option<T>, T::Err> {
+            text.map(str::parse).transpose()
+        }
+        let digest = |name: &str| parsed(text(name)?).map_err(|_| bad(name));
+        Ok(StartHead {
+            image: parsed(text(START_IMAGE_HEADER)?).map_err(|_| bad(START_IMAGE_HEADER))?,
+            manifest: digest(START_MANIFEST_HEADER)?.ok_or_else(|| bad(START_MANIFEST_HEADER))?,
+            bundle: digest(START_BUNDLE_HEADER)?,
+            etag: text(ETAG.as_str())?.ok_or_else(|| bad(ETAG.as_str()))?.to_owned(),
+        })
+    }
+
+    /// The frames of a stream that comes in stripes.
+    fn reassembled(&self, bodies: Vec<Response>) -> FrameStream {
+        let mut stripes = Reassembly::new(self.clone(), bodies);
+        Box::pin(async_stream::try_stream! {
+            let mut decoder = FrameDecoder::default();
+            loop {
+                while let Some(frame) = decoder.next_frame(BLOB_LEN_MAX)? {
+                    yield frame;
+                }
+                match stripes.next().await? {
+                    Some(bytes) => decoder.push(&bytes),
+                    None => break,
+                }
+            }
+            if !decoder.is_between_frames() {
+                Err(stripes.broken("it ends within a frame"))?;
+            }
+        })
+    }
+}
+
+/// The answer to one stripe's request.
+struct Stripe {
+    /// None: no such image.
+    head: Option<StartHead>,
+    /// None: unchanged, or no such image.
+    body: Option<Response>,
+}
+
+/// Puts the pieces of the stripes in order.
+struct Reassembly {
+    client: Client,
+    /// The stripe whose turn it is stands first.
+    bodies: VecDeque<Body>,
+    /// Bytes that are left of the piece whose turn it is.
+    left: usize,
+}
+
+struct Body {
+    response: Response,
+    /// What has come and belongs to later pieces.
+    rest: Bytes,
+}
+
+impl Reassembly {
+    fn new(client: Client, responses: Vec<Response>) -> Self {
+        let body = |response| Body { response, rest: Bytes::new() };
+        let bodies = responses.into_iter().map(body).collect();
+        Self { client, bodies, left: START_PIECE_LEN }
+    }
+
+    /// The next bytes of the stream; none at its end.
+    async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        if self.left == 0 {
+            self.bodies.rotate_left(1);
+            self.left = START_PIECE_LEN;
+        }
+        let (client, body) = (&self.client, &mut self.bodies[0]);
+        if !body.fill(client).await? {
+            return self.end().await;
+        }
+        let bytes = body.rest.split_to(self.left.min(body.rest.len()));
+        self.left -= bytes.len();
+        Ok(Some(bytes))
+    }
+
+    /// The stream ends in the piece where its stripe ends, so no other stripe has more.
+    async fn end(&mut self) -> Result<Option<Bytes>, ClientError> {
+        for body in &mut self.bodies {
+            if body.fill(&self.client).await? {
+                return Err(self.broken("its stripes don't fit together"));
+            }
+        }
+        Ok(None)
+    }
+
+    fn broken(&self, message: &str) -> ClientError {
+        ClientError::Protocol {
+            url: self.client.base().to_owned(),
+            message: format!("a stream of frames is broken: {message}"),
+        }
+    }
+}
+
+impl Body {
+    /// Waits until there are bytes; false at the end of the body.
+    async fn fill(&mut self, client: &Client) -> Result<bool, ClientError> {
+        while self.rest.is_empty() {
+            let piece = client.within_idle(self.response.chunk()).await?;
+            match piece.map_err(|error| client.failed(error))? {
+                Some(piece) => self.rest = piece,
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+}
