@@ -17,6 +17,7 @@ pub mod retry;
 mod frames;
 mod pin;
 mod sse;
+mod stripes;
 
 pub use client::{Client, ClientConfig};
 pub use error::ClientError;

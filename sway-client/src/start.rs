@@ -2,13 +2,12 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
 use futures::future::try_join_all;
+use futures::{StreamExt as _, TryStreamExt as _};
 use reqwest::header::{ETAG, HeaderMap, IF_NONE_MATCH};
 use reqwest::{Method, Response, StatusCode};
 use sway_core::api::start::{
-    START_BUNDLE_HEADER, START_HAVE_MAX, START_IMAGE_HEADER, START_MANIFEST_HEADER,
-    START_PIECE_LEN, STRIPES_MAX,
+    START_BUNDLE_HEADER, START_HAVE_MAX, START_IMAGE_HEADER, START_MANIFEST_HEADER, STRIPES_MAX,
 };
 use sway_core::blob::BLOB_LEN_MAX;
 use sway_core::digest::Digest;
@@ -19,6 +18,7 @@ use crate::blobs::FrameStream;
 use crate::client::Client;
 use crate::error::ClientError;
 use crate::frames::FrameDecoder;
+use crate::stripes::Stripes;
 
 /// Code of the refusal where the stripes of an answer tell of different states: a ref moved while
 /// they were asked for. Ask again.
@@ -113,7 +113,7 @@ impl Client {
         let asked = (0..stripes).map(|stripe| self.ask(path(stripe), etag));
         let answers = try_join_all(asked).await?;
         let (mut heads, mut bodies) = (VecDeque::new(), Vec::new());
-        for Stripe { head, body } in answers {
+        for Answer { head, body } in answers {
             heads.push_back(head);
             bodies.extend(body);
         }
@@ -149,7 +149,7 @@ impl Client {
         Ok(())
     }
 
-    async fn ask(&self, path: String, etag: Option<&str>) -> Result<Stripe, ClientError> {
+    async fn ask(&self, path: String, etag: Option<&str>) -> Result<Answer, ClientError> {
         let mut request = self.stripe_request(Method::GET, &path)?;
         if let Some(etag) = etag {
             request = request.header(IF_NONE_MATCH, etag);
@@ -157,14 +157,14 @@ impl Client {
         let response =
             self.within_idle(request.send()).await?.map_err(|error| self.failed(error))?;
         if response.status() == StatusCode::NOT_MODIFIED {
-            return Ok(Stripe { head: Some(self.head(response.headers())?), body: None });
+            return Ok(Answer { head: Some(self.head(response.headers())?), body: None });
         }
         match self.accepted(response).await {
             Ok(response) => {
-                Ok(Stripe { head: Some(self.head(response.headers())?), body: Some(response) })
+                Ok(Answer { head: Some(self.head(response.headers())?), body: Some(response) })
             }
             Err(ClientError::Refused { status: 404, code, .. }) if code == "ref_not_found" => {
-                Ok(Stripe { head: None, body: None })
+                Ok(Answer { head: None, body: None })
             }
             Err(error) => Err(error),
         }
@@ -193,7 +193,12 @@ impl Client {
 
     /// The frames of a stream that comes in stripes.
     fn reassembled(&self, bodies: Vec<Response>) -> FrameStream {
-        let mut stripes = Reassembly::new(self.clone(), bodies);
+        let client = self.clone();
+        let body = move |response: Response| {
+            let client = client.clone();
+            response.bytes_stream().map_err(move |error| client.failed(error)).boxed()
+        };
+        let mut stripes = Stripes::new(self.clone(), bodies.into_iter().map(body));
         Box::pin(async_stream::try_stream! {
             let mut decoder = FrameDecoder::default();
             loop {
@@ -213,78 +218,9 @@ impl Client {
 }
 
 /// The answer to one stripe's request.
-struct Stripe {
+struct Answer {
     /// None: no such image.
     head: Option<StartHead>,
     /// None: unchanged, or no such image.
     body: Option<Response>,
-}
-
-/// Puts the pieces of the stripes in order.
-struct Reassembly {
-    client: Client,
-    /// The stripe whose turn it is stands first.
-    bodies: VecDeque<Body>,
-    /// Bytes that are left of the piece whose turn it is.
-    left: usize,
-}
-
-struct Body {
-    response: Response,
-    /// What has come and belongs to later pieces.
-    rest: Bytes,
-}
-
-impl Reassembly {
-    fn new(client: Client, responses: Vec<Response>) -> Self {
-        let body = |response| Body { response, rest: Bytes::new() };
-        let bodies = responses.into_iter().map(body).collect();
-        Self { client, bodies, left: START_PIECE_LEN }
-    }
-
-    /// The next bytes of the stream; none at its end.
-    async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
-        if self.left == 0 {
-            self.bodies.rotate_left(1);
-            self.left = START_PIECE_LEN;
-        }
-        let (client, body) = (&self.client, &mut self.bodies[0]);
-        if !body.fill(client).await? {
-            return self.end().await;
-        }
-        let bytes = body.rest.split_to(self.left.min(body.rest.len()));
-        self.left -= bytes.len();
-        Ok(Some(bytes))
-    }
-
-    /// The stream ends in the piece where its stripe ends, so no other stripe has more.
-    async fn end(&mut self) -> Result<Option<Bytes>, ClientError> {
-        for body in &mut self.bodies {
-            if body.fill(&self.client).await? {
-                return Err(self.broken("its stripes don't fit together"));
-            }
-        }
-        Ok(None)
-    }
-
-    fn broken(&self, message: &str) -> ClientError {
-        ClientError::Protocol {
-            url: self.client.base().to_owned(),
-            message: format!("a stream of frames is broken: {message}"),
-        }
-    }
-}
-
-impl Body {
-    /// Waits until there are bytes; false at the end of the body.
-    async fn fill(&mut self, client: &Client) -> Result<bool, ClientError> {
-        while self.rest.is_empty() {
-            let piece = client.within_idle(self.response.chunk()).await?;
-            match piece.map_err(|error| client.failed(error))? {
-                Some(piece) => self.rest = piece,
-                None => return Ok(false),
-            }
-        }
-        Ok(true)
-    }
 }

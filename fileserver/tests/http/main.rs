@@ -8,4 +8,5 @@ mod blobs;
 mod crash;
 mod refs;
 mod server;
+mod start;
 mod tls;

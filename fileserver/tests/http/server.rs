@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use sway_client::{Client, ClientConfig};
@@ -11,7 +13,7 @@ use sway_core::digest::Digest;
 use sway_fileserver::Config;
 use sway_server::token::Token;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -88,6 +90,40 @@ pub(crate) fn client(base: &str) -> Client {
     let mut config = ClientConfig::new(base.parse().unwrap());
     config.token = Some(TOKEN.to_owned());
     Client::new(&config).unwrap()
+}
+
+/// Stands between a client and servers: connection after connection goes to the next of them.
+pub(crate) struct Between {
+    pub(crate) addr: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    _running: JoinSet<()>,
+}
+
+impl Between {
+    pub(crate) async fn start(servers: Vec<SocketAddr>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&connections);
+        let mut running = JoinSet::new();
+        running.spawn(async move {
+            let mut copies = JoinSet::new();
+            for server in servers.into_iter().cycle() {
+                let (mut from, _) = listener.accept().await.unwrap();
+                counter.fetch_add(1, Ordering::SeqCst);
+                copies.spawn(async move {
+                    let mut to = TcpStream::connect(server).await.unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut from, &mut to).await;
+                });
+            }
+        });
+        Self { addr, connections, _running: running }
+    }
+
+    /// How many were made so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
 }
 
 #[derive(Debug)]

@@ -3,8 +3,11 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
+use futures::TryStreamExt as _;
 use sway_client::retry::Retries;
+use sway_client::start::{StartAnswer, StartQuery};
 use sway_client::{Client, ClientConfig, ClientError};
+use sway_core::blob::Blob;
 use sway_fileserver::Config;
 use sway_server::listen::{Listen, ListenError};
 use sway_server::tls::Tls;
@@ -12,7 +15,7 @@ use sway_server::token::Token;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::server::TOKEN;
+use crate::server::{Between, TOKEN};
 
 #[tokio::test]
 async fn a_pinned_certificate_is_believed_and_no_other() {
@@ -22,27 +25,48 @@ async fn a_pinned_certificate_is_believed_and_no_other() {
     let mut config = Config::new(data.path().to_owned(), Token::parse(TOKEN).unwrap());
     config.tls = tls;
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let base = format!("https://{}", listener.local_addr().unwrap());
+    let addr = listener.local_addr().unwrap();
+    let mut base = format!("https://{addr}");
     let shutdown = CancellationToken::new();
     let mut running = JoinSet::new();
     running.spawn(sway_fileserver::run(config, listener, shutdown.clone()));
 
-    let client = |pin: Option<&str>| {
+    let client = |base: &str, pin: Option<&str>| {
         let mut config = ClientConfig::new(base.parse().unwrap());
         config.token = Some(TOKEN.to_owned());
         config.pin = pin.map(str::to_owned);
         config.retries = Retries::NONE;
         Client::new(&config).unwrap()
     };
-    let pinned = client(Some(&fingerprint));
+    let pinned = client(&base, Some(&fingerprint));
     pinned.health().await.unwrap();
     let raw = b"over TLS ".repeat(100_000);
     let digest = pinned.blobs().put(&raw).await.unwrap();
     assert_eq!(pinned.blobs().get(digest).await.unwrap().as_ref(), raw);
 
+    // Each stripe of a start has a connection of its own, whatever TLS agrees on.
+    let between = Between::start(vec![addr]).await;
+    base = format!("https://{}", between.addr);
+    let pinned = client(&base, Some(&fingerprint));
+    let query = StartQuery {
+        images: Vec::new(),
+        manifest: Some(digest),
+        user: "ada".parse().unwrap(),
+        keys: Vec::new(),
+        have: Vec::new(),
+        etag: None,
+        stripes: 4,
+    };
+    let StartAnswer::Stream(_, frames) = pinned.start(query).await.unwrap() else {
+        panic!("the manifest is there")
+    };
+    let frames: Vec<_> = frames.try_collect().await.unwrap();
+    assert_eq!(Blob::decode(digest, &frames[0].1, raw.len()).unwrap().as_ref(), raw);
+    assert_eq!(between.connections(), 4);
+
     let wrong = "00".repeat(32);
     for pin in [Some(&wrong[..]), None] {
-        let error = client(pin).health().await.unwrap_err();
+        let error = client(&base, pin).health().await.unwrap_err();
         assert!(matches!(error, ClientError::Untrusted { .. }), "{pin:?}: {error:?}");
     }
     shutdown.cancel();
