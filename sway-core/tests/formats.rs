@@ -2,13 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use sway_core::chunk::{CHUNK_LEN, CutChunk};
+use sway_core::bundle::Bundle;
+use sway_core::chunk::{CHUNK_LEN, CutChunk, GROUP_LEN};
 use sway_core::digest::Digest;
 use sway_core::manifest::{
     FileContent, Ino, Manifest, Metadata, NodeKind, RunConfig, Timestamp, Tree,
 };
+use sway_core::trace::{Trace, TraceFrame, TraceRange, TracedFile};
 
 const MANIFEST_V1: &[u8] = include_bytes!("fixtures/manifest-v1.bin");
+const TRACE_V1: &[u8] = include_bytes!("fixtures/trace-v1.bin");
+const BUNDLE_V1: &[u8] = include_bytes!("fixtures/bundle-v1.bin");
 
 /// The tree of the fixture: one of each kind of node.
 fn tree() -> Tree {
@@ -70,4 +74,31 @@ fn the_same_tree_is_the_same_bytes_for_ever() {
         Digest::of(MANIFEST_V1),
         "the format changed: raise its version"
     );
+}
+
+/// Two files in two frames; the second range ends in a short group.
+fn trace() -> Trace {
+    let file =
+        |path: &[u8], size| TracedFile { content: Digest::of(path), size, path: path.into() };
+    let range = |file, first, count, idle| TraceRange { file, first, count, idle };
+    let frame = |name: &[u8], len, ranges| TraceFrame { digest: Digest::of(name), len, ranges };
+    let files = vec![file(b"/usr/lib/\xff.so", 1 << 33), file(b"/app.py", 20_000)];
+    let ranges = vec![range(0, 524_000, 3, 0), range(1, 0, 2, 7), range(0, 9, 1, 255)];
+    let frames = vec![frame(b"one", 3 * GROUP_LEN + 20_000, 0..2), frame(b"two", GROUP_LEN, 2..3)];
+    Trace::new(files, ranges, frames).unwrap()
+}
+
+#[test]
+fn traces_and_bundles_of_version_1_still_read() {
+    assert_eq!(Trace::decode(TRACE_V1).unwrap(), trace());
+    let bundle = trace().to_bundle(Some(Digest::of(b"groups")), Digest::of(TRACE_V1));
+    assert_eq!(Bundle::decode(BUNDLE_V1).unwrap(), bundle);
+}
+
+#[test]
+fn the_same_trace_is_the_same_bytes_for_ever() {
+    let trace = trace();
+    assert_eq!(trace.encode(), TRACE_V1, "the format changed: raise its version");
+    let bundle = trace.to_bundle(Some(Digest::of(b"groups")), Digest::of(TRACE_V1));
+    assert_eq!(bundle.encode().unwrap(), BUNDLE_V1, "the format changed: raise its version");
 }

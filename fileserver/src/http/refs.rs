@@ -129,3 +129,21 @@ fn malformed(name: &HeaderName) -> ServerError {
     ServerError::bad_request("malformed_precondition", format!("header {name} is malformed"))
         .hint("send if-match: \"<digest>\", if-match: * or if-none-match: *")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_write_their_own_images_and_no_traces() {
+        let may = |user: &str, operator, name: &str| {
+            let identity = Identity { user: user.parse().unwrap(), operator };
+            check_may_write(&identity, &name.parse().unwrap()).is_ok()
+        };
+        assert!(may("ada", false, "images/ada/x:1"));
+        for name in ["images/bob/x:1", "images/library/x:1", "traces/ada/x/_", "jobs/1"] {
+            assert!(!may("ada", false, name), "{name}");
+            assert!(may("ada", true, name), "{name}");
+        }
+    }
+}
