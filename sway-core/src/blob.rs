@@ -110,19 +110,49 @@ impl AsRef<[u8]> for Blob {
     }
 }
 
-/// Encodes raw bytes: zstd where that is smaller, else as they are.
+/// Encodes raw bytes: zstd where that is smaller, else as they are. For many blobs, keep an
+/// [`Encoder`].
 pub fn encode(raw: &[u8]) -> Vec<u8> {
     let mut encoded = Vec::with_capacity(raw.len() + 1);
-    encoded.push(TAG_ZSTD);
-    if let Ok(compressed) = zstd::bulk::compress(raw, ZSTD_LEVEL)
-        && compressed.len() < raw.len()
-    {
-        encoded.extend_from_slice(&compressed);
-        return encoded;
-    }
-    encoded[0] = TAG_RAW;
-    encoded.extend_from_slice(raw);
+    Encoder::new(ZSTD_LEVEL).encode(raw, &mut encoded);
     encoded
+}
+
+/// Encodes blobs one after the other: zstd's tables are made once, which is a fifth of the time
+/// of a small blob.
+pub struct Encoder {
+    /// None where there was no memory for its tables: then blobs stay raw.
+    zstd: Option<zstd::bulk::Compressor<'static>>,
+    compressed: Vec<u8>,
+}
+
+impl Encoder {
+    /// Compresses with a zstd level, such as [`ZSTD_LEVEL`].
+    pub fn new(level: i32) -> Self {
+        Self { zstd: zstd::bulk::Compressor::new(level).ok(), compressed: Vec::new() }
+    }
+
+    /// Appends the encoded form of `raw` to `out`; returns its length in bytes.
+    pub fn encode(&mut self, raw: &[u8], out: &mut Vec<u8>) -> usize {
+        self.compressed.clear();
+        self.compressed.reserve(zstd::zstd_safe::compress_bound(raw.len()));
+        let compressed = self.zstd.as_mut().and_then(|zstd| {
+            zstd.compress_to_buffer(raw, &mut self.compressed).ok().filter(|&len| len < raw.len())
+        });
+        let (tag, payload) = match compressed {
+            Some(_) => (TAG_ZSTD, self.compressed.as_slice()),
+            None => (TAG_RAW, raw),
+        };
+        out.push(tag);
+        out.extend_from_slice(payload);
+        1 + payload.len()
+    }
+}
+
+impl std::fmt::Debug for Encoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Encoder")
+    }
 }
 
 /// Encodes without compressing.
@@ -259,6 +289,19 @@ mod tests {
                 prop_assert!(encoded.len() <= raw.len() + 1);
                 let blob = Blob::decode(Digest::of(&raw), &encoded, raw.len()).unwrap();
                 prop_assert_eq!(blob.as_ref(), &raw[..]);
+            }
+        }
+
+        #[test]
+        fn an_encoder_remembers_nothing_of_the_blobs_before(
+            raws in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..512), 0..8),
+        ) {
+            let mut encoder = Encoder::new(ZSTD_LEVEL);
+            for raw in raws {
+                let mut encoded = b"before".to_vec();
+                let len = encoder.encode(&raw, &mut encoded);
+                prop_assert_eq!(encoded.len(), 6 + len);
+                prop_assert_eq!(&encoded[6..], &encode(&raw)[..]);
             }
         }
 

@@ -10,7 +10,7 @@
 
 use std::io::{self, Read};
 
-use crate::digest::Digest;
+use crate::digest::{Digest, Hasher};
 
 /// Bytes of a chunk, but for a file's last one. 128 KiB is the kernel's default readahead: one
 /// read of a sequential reader is one chunk. Larger chunks move more bytes for the same touched
@@ -42,20 +42,23 @@ impl CutChunk {
     /// Names the bytes of one chunk.
     pub fn of(bytes: &[u8]) -> Self {
         let len = u32::try_from(bytes.len()).expect("a chunk is at most CHUNK_LEN bytes");
-        Self { chunk: ChunkRef { digest: Digest::of(bytes), len }, groups: group_digests(bytes) }
+        if bytes.len() <= GROUP_LEN as usize {
+            return Self { chunk: ChunkRef { digest: Digest::of(bytes), len }, groups: [].into() };
+        }
+        // Side by side, so that a group is still in the nearest cache when it is hashed again.
+        let mut whole = Hasher::new();
+        let groups = bytes.chunks(GROUP_LEN as usize).map(|group| {
+            whole.update(group);
+            Digest::of(group)
+        });
+        let groups = groups.collect();
+        Self { chunk: ChunkRef { digest: whole.finish(), len }, groups }
     }
 }
 
 /// How many page-group hashes a chunk of `len` bytes has of its own: none where it is one group.
 pub fn group_count(len: u32, group_len: u32) -> usize {
     if len <= group_len { 0 } else { len.div_ceil(group_len) as usize }
-}
-
-fn group_digests(bytes: &[u8]) -> Box<[Digest]> {
-    if bytes.len() <= GROUP_LEN as usize {
-        return Box::default();
-    }
-    bytes.chunks(GROUP_LEN as usize).map(Digest::of).collect()
 }
 
 /// One step of a file.
@@ -149,6 +152,7 @@ mod tests {
         assert_eq!(cut.groups.len(), 3);
         assert_eq!(cut.groups.len(), group_count(cut.chunk.len, GROUP_LEN));
         assert_eq!(cut.groups[2], Digest::of(&[1]));
+        assert_eq!(cut.chunk.digest, Digest::of(&bytes));
     }
 
     proptest! {
