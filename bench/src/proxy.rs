@@ -31,6 +31,8 @@ const BUFFER_LEN: usize = 11 * SEGMENT_LEN as usize;
 pub(crate) struct Traffic {
     /// Connections made.
     pub(crate) connections: AtomicU64,
+    /// HTTP requests: pieces from a client that begin as one.
+    pub(crate) requests: AtomicU64,
     /// Bytes from the server to its clients.
     pub(crate) bytes_down: AtomicU64,
     /// Bytes from the clients to the server.
@@ -109,11 +111,26 @@ async fn connect(
     tokio::time::sleep(shared.network.rtt).await;
     let (client_read, client_write) = client.into_split();
     let (server_read, server_write) = server.into_split();
+    let up = |piece: &[u8]| {
+        traffic.bytes_up.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        traffic.requests.fetch_add(u64::from(begins_request(piece)), Ordering::Relaxed);
+    };
+    let down = |piece: &[u8]| {
+        traffic.bytes_down.fetch_add(piece.len() as u64, Ordering::Relaxed);
+    };
     tokio::try_join!(
-        carry(client_read, server_write, shared, &shared.up, &traffic.bytes_up),
-        carry(server_read, client_write, shared, &shared.down, &traffic.bytes_down),
+        carry(client_read, server_write, shared, &shared.up, &up),
+        carry(server_read, client_write, shared, &shared.down, &down),
     )?;
     Ok(())
+}
+
+/// Whether these bytes are the beginning of an HTTP/1.1 request. A body that is cut where a
+/// method's name stands would count too; no body of ours holds one.
+fn begins_request(piece: &[u8]) -> bool {
+    [&b"GET /"[..], b"POST /", b"PUT /", b"HEAD /", b"DELETE /"]
+        .iter()
+        .any(|method| piece.starts_with(method))
 }
 
 async fn carry(
@@ -121,7 +138,7 @@ async fn carry(
     mut to: OwnedWriteHalf,
     shared: &Shared,
     link: &Mutex<Link>,
-    bytes: &AtomicU64,
+    count: &(dyn Fn(&[u8]) + Sync),
 ) -> Result<()> {
     let (sender, mut receiver) = mpsc::channel::<(Duration, Vec<u8>)>(ON_THE_WAY_MAX);
     let send = async move {
@@ -132,7 +149,7 @@ async fn carry(
             if len == 0 {
                 return anyhow::Ok(());
             }
-            bytes.fetch_add(len as u64, Ordering::Relaxed);
+            count(&buffer[..len]);
             let (mut sent, mut arrival) = (shared.epoch.elapsed(), Duration::ZERO);
             for segment in buffer[..len].chunks(SEGMENT_LEN as usize) {
                 let mut link = link.lock().unwrap_or_else(PoisonError::into_inner);
@@ -162,5 +179,18 @@ async fn wait_until(epoch: Instant, time: Duration) {
     let left = time.saturating_sub(epoch.elapsed());
     if left > Duration::from_millis(1) {
         tokio::time::sleep(left).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_told_from_bodies() {
+        assert!(begins_request(b"GET /v1/start HTTP/1.1\r\n"));
+        assert!(begins_request(b"POST /v1/blobs/fetch HTTP/1.1\r\n"));
+        assert!(!begins_request(b"[\"da39a3ee\"]"));
+        assert!(!begins_request(b"GET"));
     }
 }

@@ -1,0 +1,94 @@
+//! The machine that all arms share: its caches, and how it is told in the document.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use fs_err as fs;
+
+/// Writes dirty pages back, then empties page, dentry and inode caches.
+pub(crate) fn drop_caches() -> Result<()> {
+    ensure!(Command::new("sync").status()?.success(), "sync failed");
+    fs::write("/proc/sys/vm/drop_caches", "3").context("emptying the page cache needs root")
+}
+
+/// Reads every file below `root`, so that a server on this machine has them in the page cache
+/// as a remote one's would be.
+pub(crate) fn warm(root: &Path) -> Result<()> {
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                folders.push(entry.path());
+            } else if kind.is_file() {
+                // Files that a running server has just removed are nothing to read.
+                if let Ok(mut file) = fs::File::open(entry.path()) {
+                    std::io::copy(&mut file, &mut std::io::sink())?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes a directory with all that is in it, if it is there.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Processor, cores, memory, kernel, runc: a line each.
+pub(crate) fn describe(data: &Path) -> Vec<(String, String)> {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = field(&cpu, "model name").unwrap_or_else(|| "unknown".to_owned());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = field(&memory, "MemTotal")
+        .and_then(|text| text.split(' ').next().and_then(|kib| kib.parse::<u64>().ok()));
+    let said = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).output().ok();
+        let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        text.and_then(|text| text.lines().next().map(|line| line.trim().to_owned()))
+            .unwrap_or_else(|| "unknown".to_owned())
+    };
+    let filesystem = Command::new("stat").args(["-f", "-c", "%T"]).arg(data).output();
+    let filesystem = filesystem.map_or_else(
+        |_| "unknown".to_owned(),
+        |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+    );
+    vec![
+        ("processor".to_owned(), format!("{model}, {cores} cores")),
+        (
+            "memory".to_owned(),
+            kib.map_or_else(|| "unknown".to_owned(), |kib| format!("{} GiB", kib >> 20)),
+        ),
+        ("kernel".to_owned(), said("uname", &["-sr"])),
+        ("filesystem".to_owned(), filesystem),
+        ("runc".to_owned(), said("runc", &["--version"])),
+        ("date".to_owned(), said("date", &["-u", "+%Y-%m-%d"])),
+    ]
+}
+
+/// `name : value` of /proc's lists.
+fn field(text: &str, name: &str) -> Option<String> {
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix(':'))
+        .map(|value| value.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_of_proc_are_found_by_name() {
+        let text = "MemTotal:       24689112 kB\nmodel name\t: A  B\n";
+        assert_eq!(field(text, "MemTotal").as_deref(), Some("24689112 kB"));
+        assert_eq!(field(text, "model name").as_deref(), Some("A  B"));
+        assert_eq!(field(text, "missing"), None);
+    }
+}
