@@ -5,11 +5,12 @@
 //! attributed (the worker's own reads, a process that is gone) goes to one account of its own, so
 //! that the sums stay honest.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use sway_core::chunk::GROUP_LEN;
 use sway_core::digest::Digest;
 use sway_core::manifest::{Ino, Manifest};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,9 @@ const MESSAGES_MAX: usize = 16;
 
 /// Blobs remembered of one run that it waited for in vain.
 const GIVEN_UP_MAX: usize = 1024;
+
+/// Page groups noted of one run: 4 GiB of files, and at most 8 MiB of memory.
+const TOUCHED_MAX: usize = 1 << 18;
 
 /// Remembered processes: bounds memory; the map is emptied when it is full.
 const PIDS_MAX: usize = 4096;
@@ -36,6 +40,32 @@ pub struct RunAccount {
     read_deadline: OnceLock<Duration>,
     /// Blobs that this run waited for in vain, and when.
     given_up: Mutex<HashMap<Digest, Instant>>,
+    /// None where traces are off.
+    touched: Option<Mutex<Touched>>,
+}
+
+/// Page groups that were read, each once, in order.
+#[derive(Debug, Default)]
+struct Touched {
+    order: Vec<(Ino, u32)>,
+    known: HashSet<(Ino, u32)>,
+}
+
+impl Touched {
+    fn note(&mut self, ino: Ino, offset: u64, len: usize) {
+        let group_len = u64::from(GROUP_LEN);
+        let groups = offset / group_len..(offset + len as u64).div_ceil(group_len);
+        for group in groups {
+            let Ok(group) = u32::try_from(group) else { return };
+            // Pages of one group come one after the other.
+            if self.order.last() == Some(&(ino, group)) || self.order.len() >= TOUCHED_MAX {
+                continue;
+            }
+            if self.known.insert((ino, group)) {
+                self.order.push((ino, group));
+            }
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +76,7 @@ struct Counters {
     disk_bytes: AtomicU64,
     fetches: AtomicU64,
     fetched_bytes: AtomicU64,
+    missed_bytes: AtomicU64,
 }
 
 /// Figures of a [`RunAccount`] at one moment. Hits and fetches are chunks.
@@ -64,6 +95,8 @@ pub struct CacheFigures {
     pub fetches: u64,
     /// Bytes on the wire (encoded blobs).
     pub fetched_bytes: u64,
+    /// Bytes that were asked for and that the run's trace did not bring.
+    pub missed_bytes: u64,
 }
 
 impl RunAccount {
@@ -85,8 +118,31 @@ impl RunAccount {
         self.counters.fetched_bytes.fetch_add(bytes_on_wire, Ordering::Relaxed);
     }
 
-    /// Notes that a read of a file arrived.
-    pub fn touched(&self, _manifest: &Arc<Manifest>, _ino: Ino, _offset: u64, _len: usize) {}
+    /// Notes that a read of a file arrived: its page groups, for the trace of the run's image.
+    pub fn touched(&self, _manifest: &Arc<Manifest>, ino: Ino, offset: u64, len: usize) {
+        if let Some(touched) = &self.touched {
+            touched.lock().unwrap_or_else(PoisonError::into_inner).note(ino, offset, len);
+        }
+    }
+
+    /// Counts bytes that the run asked for and its trace did not bring.
+    pub fn missed(&self, bytes: u64) {
+        self.counters.missed_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Inodes and page groups of all reads so far, each once, in order; taken away. None where
+    /// nothing is recorded.
+    pub fn take_touched(&self) -> Option<Vec<(Ino, u32)>> {
+        let touched = self.touched.as_ref()?;
+        let mut touched = touched.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(std::mem::take(&mut *touched).order)
+    }
+
+    /// Adds what was fetched before it was known for whom.
+    pub fn take_over(&self, figures: &CacheFigures) {
+        self.counters.fetches.fetch_add(figures.fetches, Ordering::Relaxed);
+        self.counters.fetched_bytes.fetch_add(figures.fetched_bytes, Ordering::Relaxed);
+    }
 
     /// The figures so far.
     pub fn figures(&self) -> CacheFigures {
@@ -98,6 +154,7 @@ impl RunAccount {
             disk_bytes: read(&self.counters.disk_bytes),
             fetches: read(&self.counters.fetches),
             fetched_bytes: read(&self.counters.fetched_bytes),
+            missed_bytes: read(&self.counters.missed_bytes),
         }
     }
 
@@ -158,13 +215,20 @@ pub struct Accounts {
     /// Lock order: `pids` is never held while `by_cgroup` is taken.
     pids: Mutex<HashMap<u32, (Instant, Arc<RunAccount>)>>,
     unattributed: Arc<RunAccount>,
+    records: bool,
 }
 
 impl Accounts {
+    /// Whose runs' touches are recorded, if `records` is set.
+    pub fn new(records: bool) -> Self {
+        Self { records, ..Self::default() }
+    }
+
     /// Opens the account of the run whose processes live in the cgroup `cgroup`, a path such as
     /// `/sway/1f0c/run-7`, the same in every hierarchy.
     pub fn open(&self, cgroup: &str) -> Arc<RunAccount> {
-        let account = Arc::new(RunAccount::default());
+        let touched = self.records.then(Mutex::default);
+        let account = Arc::new(RunAccount { touched, ..RunAccount::default() });
         let mut by_cgroup = self.by_cgroup.write().unwrap_or_else(PoisonError::into_inner);
         by_cgroup.insert(cgroup.to_owned(), Arc::clone(&account));
         account
@@ -230,6 +294,27 @@ mod tests {
         assert!(accounts.of_cgroup_file("0::/sway/w/run-70\n").is_none());
         accounts.close("/sway/w/run-7");
         assert!(accounts.of_cgroup_file(hybrid).is_none());
+    }
+
+    #[test]
+    fn touches_are_noted_once_in_order_where_that_is_asked_for() {
+        let manifest = Arc::new(sway_core::manifest::Tree::new())
+            .to_manifest(Default::default())
+            .map(|(manifest, _)| Arc::new(manifest))
+            .unwrap();
+        let account = Accounts::new(true).open("/sway/w/run-1");
+        let group = u64::from(GROUP_LEN);
+        for (ino, offset, len) in
+            [(7, 0, 1), (7, 4096, 4096), (9, group - 1, 2), (7, 0, 0), (7, 3 * group, 131_072)]
+        {
+            account.touched(&manifest, Ino(ino), offset, len);
+        }
+        let mut expected = vec![(Ino(7), 0), (Ino(9), 0), (Ino(9), 1)];
+        expected.extend((3..11).map(|group| (Ino(7), group)));
+        assert_eq!(account.take_touched(), Some(expected));
+        let silent = Accounts::default().open("/sway/w/run-1");
+        silent.touched(&manifest, Ino(7), 0, 1);
+        assert_eq!(silent.take_touched(), None);
     }
 
     #[test]

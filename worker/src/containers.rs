@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use futures::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
-use sway_core::api::jobs::OutputStream;
+use sway_core::api::jobs::{OutputStream, TraceUse};
 use sway_core::job::Cause;
 use sway_core::manifest::Manifest;
 
@@ -161,6 +161,9 @@ fn never_started(cause: Cause, message: Option<String>, waited: Duration) -> Run
         first_output: None,
         memory_peak_bytes: None,
         figures: CacheFigures::default(),
+        account: None,
+        trace: TraceUse::None,
+        trace_pushed_bytes: 0,
         stdout_truncated: false,
         stderr_truncated: false,
     }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::job::{Cause, JobState, Limits, Network, base64_bytes};
+use crate::job::{Cause, JobFile, JobState, Limits, Network, Program, base64_bytes};
 use crate::name::{ImageName, UserName};
 
 /// The longest body of `POST /v1/jobs`, in bytes: scripts and folders travel in it as base64.
@@ -78,6 +78,22 @@ pub struct RunView {
     pub disk_cache_bytes: i64,
     /// Bytes on the wire that this run's fetches moved (encoded blobs).
     pub bytes_fetched: i64,
+    /// How its start used a trace.
+    #[serde(default)]
+    pub trace: TraceUse,
+    /// Bytes of the trace that were brought for it.
+    #[serde(default)]
+    pub trace_pushed_bytes: i64,
+    /// Bytes of those that it used; none where that is not known: it is sampled after cold starts
+    /// that had their mount for themselves.
+    #[serde(default)]
+    pub trace_used_bytes: Option<i64>,
+    /// Bytes that it asked for and its trace did not bring.
+    #[serde(default)]
+    pub trace_missed_bytes: i64,
+    /// Whether it was made to record a trace, by `POST /v1/traces`.
+    #[serde(default)]
+    pub records_trace: bool,
     /// Peak of anonymous and shared memory, in bytes, where it was measured.
     #[serde(default)]
     pub memory_peak_bytes: Option<i64>,
@@ -101,6 +117,67 @@ pub struct RunView {
     pub stdout_truncated: bool,
     /// Whether stderr was cut at its limit.
     pub stderr_truncated: bool,
+}
+
+/// How the start of a run used a trace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TraceUse {
+    /// Its pages were put into the kernel's cache.
+    Pushed,
+    /// Its frames answered reads.
+    Read,
+    /// There was none, or the start needed none.
+    #[default]
+    None,
+}
+
+impl TraceUse {
+    /// The name in columns, JSON and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pushed => "pushed",
+            Self::Read => "read",
+            Self::None => "none",
+        }
+    }
+
+    /// Reads what [`TraceUse::as_str`] wrote.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Pushed, Self::Read, Self::None].into_iter().find(|used| used.as_str() == name)
+    }
+}
+
+/// A label that marks a job as one that records a trace: name and value.
+pub const RECORD_LABEL: (&str, &str) = ("sway.trace", "record");
+
+/// Body of `POST /v1/traces`: prepare an image for cold starts. Its trace is derived from what is
+/// known of the same contents; then its command is run once, and what that touches is recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TraceRequest {
+    /// The image.
+    pub image: ImageName,
+    /// What the name led to before its last export: the image whose traces it inherits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Digest>,
+    /// What to run; the image's own command where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<Program>,
+    /// Arguments of the program.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// A file that a word of the command names. Where the image lacks it, it is what runs, with
+    /// the words behind it as its arguments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<JobFile>,
+}
+
+/// Answer of `POST /v1/traces`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceAnswer {
+    /// The image's manifest.
+    pub manifest: Digest,
 }
 
 /// Answer of `GET /v1/jobs`: newest first.

@@ -7,6 +7,7 @@
 
 mod jobs;
 mod runs;
+mod traces;
 
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -18,9 +19,13 @@ use sway_core::name::UserName;
 
 pub use self::jobs::{Accepted, JobFilter, JobRow, NewJob};
 pub use self::runs::{NewRun, RunEnd, RunFilter, STORED_OUTPUT_LEN_MAX};
+pub use self::traces::KnownTrace;
 
 /// Schema versions in order; never edited once released, only appended to.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_jobs_and_runs.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_jobs_and_runs.sql"),
+    include_str!("migrations/0002_traces.sql"),
+];
 
 /// How long to wait for another process that looks into the database.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,7 +1,7 @@
 //! Table `runs`: the run log.
 
 use rusqlite::{Connection, Row, named_params, params};
-use sway_core::api::jobs::{RunList, RunView};
+use sway_core::api::jobs::{RunList, RunView, TraceUse};
 use sway_core::job::{Cause, JobState};
 
 use super::jobs::{from_json, move_job, resolve};
@@ -22,6 +22,8 @@ pub struct NewRun {
     pub job_id: String,
     /// How long it waited for its place.
     pub queued_ms: i64,
+    /// Whether it is made to record a trace.
+    pub records_trace: bool,
 }
 
 /// How a run ended, as its row keeps it.
@@ -49,6 +51,10 @@ pub struct RunEnd {
     pub stderr_truncated: bool,
     /// What the caches did for it.
     pub figures: CacheFigures,
+    /// How its start used a trace.
+    pub trace: TraceUse,
+    /// Bytes of the trace that were brought for it.
+    pub trace_pushed_bytes: u64,
     /// Peak of anonymous and shared memory.
     pub memory_peak_bytes: Option<u64>,
     /// Until the rootfs was there.
@@ -78,7 +84,8 @@ pub struct RunFilter {
 const COLUMNS: &str = "id, job_id, filename, username, image, manifest, limits, started_at,
     duration_ms, exit_code, cause, message, stdout_truncated, stderr_truncated,
     memory_cache_hits, disk_cache_hits, server_fetches, memory_cache_bytes, disk_cache_bytes,
-    bytes_fetched, memory_peak_bytes, queued_ms, mount_ms, start_ms, first_output_ms,
+    bytes_fetched, trace, trace_pushed_bytes, trace_used_bytes, trace_missed_bytes, records_trace,
+    memory_peak_bytes, queued_ms, mount_ms, start_ms, first_output_ms,
     CASE WHEN :output_len > 0 THEN coalesce(substr(stdout, 1, :output_len), x'') END AS stdout,
     CASE WHEN :output_len > 0 THEN coalesce(substr(stderr, 1, :output_len), x'') END AS stderr";
 
@@ -88,10 +95,10 @@ impl Db {
         self.call(move |connection| {
             let added = connection.execute(
                 "INSERT INTO runs (job_id, filename, username, image, manifest, network, limits,
-                     started_at, queued_ms)
-                 SELECT id, filename, username, image, manifest, network, limits, ?2, ?3
+                     started_at, queued_ms, records_trace)
+                 SELECT id, filename, username, image, manifest, network, limits, ?2, ?3, ?4
                  FROM jobs WHERE id = ?1",
-                params![run.job_id, now(), run.queued_ms],
+                params![run.job_id, now(), run.queued_ms, run.records_trace],
             )?;
             match added {
                 0 => Err(DbError::NoJob(run.job_id)),
@@ -117,6 +124,8 @@ impl Db {
                      memory_cache_hits = :memory_hits, memory_cache_bytes = :memory_bytes,
                      disk_cache_hits = :disk_hits, disk_cache_bytes = :disk_bytes,
                      server_fetches = :fetches, bytes_fetched = :fetched_bytes,
+                     trace = :trace, trace_pushed_bytes = :pushed_bytes,
+                     trace_missed_bytes = :missed_bytes,
                      memory_peak_bytes = :memory_peak, mount_ms = :mount_ms,
                      start_ms = :start_ms, first_output_ms = :first_output_ms
                  WHERE id = :id",
@@ -137,6 +146,9 @@ impl Db {
                     ":disk_bytes": count(end.figures.disk_bytes),
                     ":fetches": count(end.figures.fetches),
                     ":fetched_bytes": count(end.figures.fetched_bytes),
+                    ":trace": end.trace.as_str(),
+                    ":pushed_bytes": count(end.trace_pushed_bytes),
+                    ":missed_bytes": count(end.figures.missed_bytes),
                     ":memory_peak": end.memory_peak_bytes.map(count),
                     ":mount_ms": end.mount_ms,
                     ":start_ms": end.start_ms,
@@ -323,6 +335,9 @@ fn run_of_row(row: &Row<'_>) -> Result<RunView, DbError> {
     let cause = cause
         .map(|value| Cause::from_name(&value).ok_or(DbError::Row { column: "cause", value }))
         .transpose()?;
+    let trace: String = row.get("trace")?;
+    let trace =
+        TraceUse::from_name(&trace).ok_or(DbError::Row { column: "trace", value: trace })?;
     Ok(RunView {
         id: row.get("id")?,
         job_id: row.get("job_id")?,
@@ -341,6 +356,11 @@ fn run_of_row(row: &Row<'_>) -> Result<RunView, DbError> {
         memory_cache_bytes: row.get("memory_cache_bytes")?,
         disk_cache_bytes: row.get("disk_cache_bytes")?,
         bytes_fetched: row.get("bytes_fetched")?,
+        trace,
+        trace_pushed_bytes: row.get("trace_pushed_bytes")?,
+        trace_used_bytes: row.get("trace_used_bytes")?,
+        trace_missed_bytes: row.get("trace_missed_bytes")?,
+        records_trace: row.get("records_trace")?,
         memory_peak_bytes: row.get("memory_peak_bytes")?,
         limits: from_json("limits", row.get("limits")?)?,
         queued_ms: row.get("queued_ms")?,

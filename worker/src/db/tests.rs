@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use sway_core::api::jobs::TraceUse;
 use sway_core::digest::Digest;
 use sway_core::job::{Cause, JobSpec, JobState, Limits, LimitsRequest, Network, Program};
 
@@ -53,7 +54,10 @@ fn end(state: JobState, cause: Cause) -> RunEnd {
             disk_bytes: 4,
             fetches: 5,
             fetched_bytes: 6,
+            missed_bytes: 11,
         },
+        trace: TraceUse::Pushed,
+        trace_pushed_bytes: 12,
         memory_peak_bytes: Some(7),
         mount_ms: 8,
         start_ms: 9,
@@ -82,7 +86,10 @@ fn of(user: &str) -> Scope {
 async fn a_run_is_on_record_with_all_its_figures() {
     let (_dir, db) = open();
     let id = inserted(&db, job("ada", "/bin/true", None)).await;
-    let run = db.begin_run(NewRun { job_id: id.clone(), queued_ms: 11 }).await.unwrap();
+    let run = db
+        .begin_run(NewRun { job_id: id.clone(), queued_ms: 11, records_trace: false })
+        .await
+        .unwrap();
     db.move_job(&id, JobState::Running).await.unwrap();
     db.end_run(run, end(JobState::Completed, Cause::Exited)).await.unwrap();
 
@@ -105,7 +112,10 @@ async fn a_run_is_on_record_with_all_its_figures() {
 async fn users_see_their_own_and_the_operator_sees_all() {
     let (_dir, db) = open();
     let id = inserted(&db, job("ada", "a", None)).await;
-    let run = db.begin_run(NewRun { job_id: id.clone(), queued_ms: 0 }).await.unwrap();
+    let run = db
+        .begin_run(NewRun { job_id: id.clone(), queued_ms: 0, records_trace: false })
+        .await
+        .unwrap();
     for (scope, seen) in [(of("ada"), true), (of("bob"), false), (Scope::All, true)] {
         assert_eq!(db.job(&id, &scope).await.is_ok(), seen);
         assert_eq!(db.run(&run.to_string(), &scope, 0).await.is_ok(), seen);
@@ -177,7 +187,10 @@ async fn only_the_newest_runs_are_kept() {
     let mut runs = Vec::new();
     for _ in 0..5 {
         let id = inserted(&db, job("ada", "a", None)).await;
-        let run = db.begin_run(NewRun { job_id: id.clone(), queued_ms: 0 }).await.unwrap();
+        let run = db
+            .begin_run(NewRun { job_id: id.clone(), queued_ms: 0, records_trace: false })
+            .await
+            .unwrap();
         db.end_run(run, end(JobState::Failed, Cause::Infrastructure)).await.unwrap();
         runs.push(run);
     }
@@ -194,7 +207,8 @@ async fn a_run_without_its_output_file_says_what_is_missing() {
     let mut runs = Vec::new();
     for (stderr, message) in [(long, Some("a note".to_owned())), (b"short".to_vec(), None)] {
         let id = inserted(&db, job("ada", "a", None)).await;
-        let run = db.begin_run(NewRun { job_id: id, queued_ms: 0 }).await.unwrap();
+        let run =
+            db.begin_run(NewRun { job_id: id, queued_ms: 0, records_trace: false }).await.unwrap();
         let end = end(JobState::Failed, Cause::Exited);
         let end = RunEnd { stdout_truncated: false, stderr, message, ..end };
         db.end_run(run, end).await.unwrap();
@@ -254,4 +268,44 @@ async fn the_record_and_its_journals_are_their_owners_alone() {
         files += 1;
     }
     assert_eq!(files, 3, "the database, its log and its index");
+}
+
+#[tokio::test]
+async fn traces_are_known_by_user_image_and_key() {
+    let (_dir, db) = open();
+    let [ada, bob]: [sway_core::name::UserName; 2] = ["ada", "bob"].map(|n| n.parse().unwrap());
+    let known = |image: &[u8], key: &str, trace: &[u8]| KnownTrace {
+        manifest: Digest::of(image),
+        key: key.parse().unwrap(),
+        trace: trace.to_vec(),
+    };
+    db.put_trace(&ada, known(b"1", "_", b"old")).await.unwrap();
+    db.put_trace(&ada, known(b"1", "app.py", b"app")).await.unwrap();
+    db.put_trace(&bob, known(b"1", "_", b"bob's")).await.unwrap();
+    db.put_trace(&ada, known(b"1", "_", b"new")).await.unwrap();
+    let any = sway_core::trace::TraceKey::any();
+    let of_ada = db.trace(&ada, Digest::of(b"1"), &any).await.unwrap();
+    assert_eq!(of_ada.unwrap(), b"new");
+    assert_eq!(db.trace(&ada, Digest::of(b"2"), &any).await.unwrap(), None);
+    let mine = db.traces(Some(vec![ada.clone()])).await.unwrap();
+    assert_eq!(mine.len(), 2);
+    assert_eq!(mine.iter().find(|known| known.key == any).unwrap().trace, b"new");
+    assert_eq!(db.traces(None).await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn traces_have_a_bound_and_the_oldest_go_first() {
+    let (_dir, db) = open();
+    let ada: sway_core::name::UserName = "ada".parse().unwrap();
+    for number in 0u8..5 {
+        let known = KnownTrace {
+            manifest: Digest::of(&[number]),
+            key: sway_core::trace::TraceKey::any(),
+            trace: vec![number; 20 << 20],
+        };
+        db.put_trace(&ada, known).await.unwrap();
+    }
+    let left = db.traces(None).await.unwrap();
+    let left: Vec<u8> = left.iter().map(|known| known.trace[0]).collect();
+    assert_eq!(left, [4, 3, 2]);
 }

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use rustix::fs::Mode;
-use sway_core::api::jobs::OutputStream;
+use sway_core::api::jobs::{OutputStream, TraceUse};
 use sway_core::job::{Cause, JobSpec, Limits, Network};
 use sway_core::manifest::Manifest;
 use tokio::sync::{mpsc, oneshot};
@@ -138,6 +138,12 @@ pub struct RunOutcome {
     pub memory_peak_bytes: Option<u64>,
     /// What the run read.
     pub figures: CacheFigures,
+    /// Its account; none where it never got one.
+    pub account: Option<Arc<RunAccount>>,
+    /// How its start used a trace.
+    pub trace: TraceUse,
+    /// Bytes of the trace that were brought for it.
+    pub trace_pushed_bytes: u64,
     /// Whether stdout was cut at its limit.
     pub stdout_truncated: bool,
     /// Whether stderr was.
@@ -370,6 +376,9 @@ impl Runner {
             first_output: report.first_output,
             memory_peak_bytes: report.memory_peak_bytes,
             figures: run.account.figures(),
+            account: Some(Arc::clone(&run.account)),
+            trace: TraceUse::None,
+            trace_pushed_bytes: 0,
             stdout_truncated: output.is_cut(OutputStream::Stdout),
             stderr_truncated: output.is_cut(OutputStream::Stderr),
         }

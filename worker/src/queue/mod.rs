@@ -23,7 +23,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sway_core::api::jobs::{ImageView, JobList, JobView, OutputStream, RunList, RunView};
+use sway_core::api::jobs::{
+    ImageView, JobList, JobView, OutputStream, RECORD_LABEL, RunList, RunView, TraceUse,
+};
 use sway_core::job::{Cause, JobSpec, JobState, Limits};
 use sway_server::guard::Identity;
 use sway_server::tasks::Tasks;
@@ -424,7 +426,10 @@ impl Inner {
         let job = self.db.job(&active.id, &Scope::All).await?.view;
         let spec = self.db.job_spec(&active.id).await?;
         let spec = spec.ok_or_else(|| crate::db::DbError::NoJob(active.id.clone()))?;
-        let run_id = self.db.begin_run(NewRun { job_id: active.id.clone(), queued_ms }).await?;
+        let (name, value) = RECORD_LABEL;
+        let records_trace = spec.labels.get(name).is_some_and(|label| label == value);
+        let new = NewRun { job_id: active.id.clone(), queued_ms, records_trace };
+        let run_id = self.db.begin_run(new).await?;
         let output = self.outputs.create(run_id, job.limits.output_bytes)?;
         active.progress.send_modify(|progress| progress.output = Some(Arc::clone(&output)));
 
@@ -542,6 +547,8 @@ impl Inner {
             stdout_truncated: outcome.stdout_truncated,
             stderr_truncated: outcome.stderr_truncated,
             figures: outcome.figures,
+            trace: outcome.trace,
+            trace_pushed_bytes: outcome.trace_pushed_bytes,
             memory_peak_bytes: outcome.memory_peak_bytes,
             mount_ms: millis(outcome.mount),
             start_ms: millis(outcome.start),
@@ -575,6 +582,8 @@ impl Inner {
                 stdout_truncated: false,
                 stderr_truncated: false,
                 figures: CacheFigures::default(),
+                trace: TraceUse::None,
+                trace_pushed_bytes: 0,
                 memory_peak_bytes: None,
                 mount_ms: 0,
                 start_ms: 0,
@@ -642,5 +651,9 @@ fn count_run(run: &RunView) {
     ] {
         metrics::counter!("sway_run_chunks_total", "tier" => tier).increment(hits.unsigned_abs());
         metrics::counter!("sway_run_bytes_total", "tier" => tier).increment(bytes.unsigned_abs());
+    }
+    metrics::counter!("sway_run_starts_total", "trace" => run.trace.as_str()).increment(1);
+    for (what, bytes) in [("pushed", run.trace_pushed_bytes), ("missed", run.trace_missed_bytes)] {
+        metrics::counter!("sway_trace_bytes_total", "what" => what).increment(bytes.unsigned_abs());
     }
 }

@@ -10,7 +10,7 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use sway_client::refs::Expect;
 use sway_client::{Client, ClientConfig};
-use sway_core::api::jobs::{JobEvent, JobView, OutputStream};
+use sway_core::api::jobs::{JobEvent, JobView, OutputStream, TraceUse};
 use sway_core::digest::Digest;
 use sway_core::job::{Cause, JobSpec, LimitsRequest, Network, Program};
 use sway_server::token::Token;
@@ -338,6 +338,9 @@ fn outcome() -> RunOutcome {
         first_output: None,
         memory_peak_bytes: None,
         figures: CacheFigures { memory_hits: 3, memory_bytes: 30, ..CacheFigures::default() },
+        account: None,
+        trace: TraceUse::None,
+        trace_pushed_bytes: 0,
         stdout_truncated: false,
         stderr_truncated: false,
     }
