@@ -12,6 +12,8 @@ use sway_server::telemetry::LogFormat;
 use sway_server::tls::Tls;
 use url::Url;
 
+use crate::predict::{Background, PredictConfig};
+
 /// Where the worker listens unless told otherwise.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:8444";
 
@@ -64,6 +66,8 @@ pub struct Config {
     pub stop_grace: Duration,
     /// How long a read of a file may wait for the fileserver.
     pub read_deadline: Duration,
+    /// What is fetched of an image that nobody asked for.
+    pub predict: PredictConfig,
     /// Whether an image's user root stays root (of its user namespace).
     pub allow_root: bool,
     /// Who maps owners.
@@ -97,6 +101,7 @@ impl Config {
             abandoned_after: Duration::from_secs(5),
             stop_grace: Duration::from_secs(8),
             read_deadline: Duration::from_secs(30),
+            predict: PredictConfig::default(),
             allow_root: false,
             id_mapping: IdMapping::Auto,
             runc: PathBuf::from("runc"),
@@ -158,6 +163,10 @@ pub struct Arguments {
     /// How long a read may wait for the fileserver, in seconds
     #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     read_deadline: u64,
+    /// Whether the rest of an image without a trace is fetched behind what its job reads: not at
+    /// all (off), while the job runs (idle), or to the end (full)
+    #[arg(long, value_name = "WHEN", default_value = "idle")]
+    background: Background,
     /// Let an image's user root be root of the job's user namespace
     #[arg(long)]
     allow_root: bool,
@@ -246,6 +255,7 @@ pub fn load(arguments: Arguments) -> anyhow::Result<Process> {
     config.keep_runs = arguments.keep_runs;
     config.keep_output_bytes = arguments.keep_output_bytes.unwrap_or(config.keep_output_bytes);
     config.read_deadline = Duration::from_secs(arguments.read_deadline);
+    config.predict.background = arguments.background;
     config.allow_root = arguments.allow_root;
     config.id_mapping = arguments.id_mapping;
     config.runc = arguments.runc;

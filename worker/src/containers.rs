@@ -61,6 +61,7 @@ impl Containers {
             disk_dir,
             disk_bytes: config.disk_cache_bytes,
             fetch: FetchConfig { deadline: config.read_deadline, ..FetchConfig::default() },
+            predict: Some(config.predict),
         };
         let chunks =
             Chunks::new(chunks, Arc::new(foundation.client.clone()), foundation.tasks.clone())?;
@@ -85,6 +86,7 @@ impl Containers {
         let mounted = begun.elapsed();
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; mounts are few")]
         metrics::gauge!("sway_mounts").set(self.mounts.len() as f64);
+        let _ahead = mount.ahead_of(&order.spec);
         let request = RunRequest {
             run_id: order.run_id,
             job_id: order.job_id,

@@ -8,6 +8,7 @@ pub mod config;
 pub mod account;
 pub mod fetch;
 pub mod cache;
+pub mod predict;
 pub mod rootfs;
 pub mod id_map;
 pub mod fuse;

@@ -162,6 +162,16 @@ impl DiskCache {
         self.keep_bound();
     }
 
+    /// The bound, in bytes.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Whether there is a file of a chunk; it may be a corrupt one.
+    pub fn has(&self, digest: Digest) -> bool {
+        self.lock().entries.contains_key(&digest) || self.path_of(digest).exists()
+    }
+
     /// The file of a chunk.
     pub fn path_of(&self, digest: Digest) -> PathBuf {
         let hex = digest.to_hex();

@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -17,7 +18,7 @@ use sway_core::blob::{BLOB_LEN_MAX, Blob};
 use sway_core::chunk::ChunkRef;
 use sway_core::digest::Digest;
 use sway_server::tasks::Tasks;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
 
 use super::{ChunkCache, DiskCache, DiskCacheError, MemoryCache};
@@ -26,6 +27,7 @@ use crate::fetch::{
     BlobSource, Boarding, FetchConfig, FetchError, Fetched, Fetcher, Flight, Flights, Ticket,
     Urgency, Wanted,
 };
+use crate::predict::PredictConfig;
 
 /// Chunks that may wait to be written to disk: 128 KiB each, so 4 MiB.
 const WRITES_MAX: usize = 32;
@@ -33,6 +35,14 @@ const WRITES_MAX: usize = 32;
 /// How long a run that waited for a chunk in vain is not made to wait for it again: the kernel
 /// asks up to three times for a page that failed. Other runs are not concerned.
 const GIVEN_UP_LIFETIME: Duration = Duration::from_secs(3);
+
+/// How long a reader waits for a chunk that was asked for ahead before it asks for it itself:
+/// about what its own request would take.
+const HURRY_AFTER: Duration = Duration::from_millis(25);
+
+/// What may be fetched twice by that: so many bytes, and this part of all that was fetched.
+const DOUBLED_MIN: u64 = 1 << 20;
+const DOUBLED_SHARE: u64 = 20;
 
 /// Sizes and limits of [`Chunks`].
 #[derive(Clone, Debug)]
@@ -45,6 +55,8 @@ pub struct ChunksConfig {
     pub disk_bytes: u64,
     /// How blobs are fetched.
     pub fetch: FetchConfig,
+    /// What is guessed of the images that are read; none for what is asked for and no more.
+    pub predict: Option<PredictConfig>,
 }
 
 impl Default for ChunksConfig {
@@ -54,6 +66,7 @@ impl Default for ChunksConfig {
             disk_dir: None,
             disk_bytes: 10 << 30,
             fetch: FetchConfig::default(),
+            predict: None,
         }
     }
 }
@@ -71,10 +84,17 @@ pub struct Part {
 #[derive(Debug)]
 pub struct Chunks {
     memory: MemoryCache,
+    memory_limit: u64,
     disk: Option<Arc<DiskCache>>,
     fetcher: Fetcher,
     flights: Arc<Flights>,
     writes: Arc<Semaphore>,
+    /// Readers that wait right now.
+    waiting: AtomicUsize,
+    /// Raw bytes that were fetched, and those of them that were fetched a second time.
+    fetched: AtomicU64,
+    doubled: AtomicU64,
+    predict: Option<PredictConfig>,
     tasks: Tasks,
 }
 
@@ -95,10 +115,15 @@ impl Chunks {
         }
         Ok(Arc::new(Self {
             memory: MemoryCache::new(config.memory_bytes),
+            memory_limit: config.memory_bytes,
             disk,
             fetcher: Fetcher::new(source, config.fetch),
             flights: Arc::default(),
             writes: Arc::new(Semaphore::new(WRITES_MAX)),
+            waiting: AtomicUsize::new(0),
+            fetched: AtomicU64::new(0),
+            doubled: AtomicU64::new(0),
+            predict: config.predict,
             tasks,
         }))
     }
@@ -111,6 +136,32 @@ impl Chunks {
     /// The disk tier.
     pub fn disk(&self) -> Option<&Arc<DiskCache>> {
         self.disk.as_ref()
+    }
+
+    /// Who owns work in the background.
+    pub(crate) fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    /// What is guessed, if anything.
+    pub(crate) fn predict(&self) -> Option<PredictConfig> {
+        self.predict
+    }
+
+    /// How many readers wait right now.
+    pub(crate) fn readers_waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that the widest tier keeps.
+    pub(crate) fn room(&self) -> u64 {
+        self.disk.as_ref().map_or(self.memory_limit, |disk| disk.limit())
+    }
+
+    /// Whether a chunk is near, as far as that can be told without reading it.
+    pub(crate) fn has(&self, chunk: ChunkRef) -> bool {
+        self.disk.as_ref().is_some_and(|disk| disk.has(chunk.digest))
+            || self.memory.get(chunk.digest).is_some()
     }
 
     /// The chunk, if it is in memory. Never blocks and counts nothing.
@@ -139,6 +190,7 @@ impl Chunks {
         let started = Instant::now();
         let patience = account.read_deadline(self.fetcher.config().deadline);
         let deadline = started + patience;
+        let _waiting = Waiting::new(&self.waiting);
         let mut seats = self.board(parts, account);
         let mut blobs = Vec::with_capacity(parts.len());
         for (at, part) in parts.iter().enumerate() {
@@ -153,6 +205,9 @@ impl Chunks {
                         // A run may have less time than the fetch that it waits for.
                         let waited_before = account.gave_up(digest, GIVEN_UP_LIFETIME);
                         let until = if waited_before { started } else { deadline };
+                        if ticket.is_ahead() {
+                            self.hurry(&ticket, part, account, until).await;
+                        }
                         let Ok(outcome) = timeout_at(until, ticket.landed()).await else {
                             account.give_up(digest);
                             let reason = "still on its way".to_owned();
@@ -203,12 +258,73 @@ impl Chunks {
         }
         let mut departing = Vec::new();
         for chunk in chunks {
-            let boarding = self.flights.board(chunk.digest, || self.memory.get(chunk.digest));
+            let in_memory = || self.memory.get(chunk.digest);
+            let boarding = self.flights.board(chunk.digest, Urgency::Ahead, in_memory);
             if let Boarding::First(flight, _) = boarding {
                 departing.push(Departing { flight, len: chunk.len, bytes: None });
             }
         }
         self.depart(departing, account, Urgency::Ahead);
+    }
+
+    /// Brings chunks for nobody, all in one request, and hands them over as they arrive; those
+    /// that can't be had are left out.
+    pub(crate) fn ahead(
+        self: &Arc<Self>,
+        wanted: &[ChunkRef],
+        account: &Arc<RunAccount>,
+    ) -> mpsc::UnboundedReceiver<Blob> {
+        // As many as are wanted, so the channel is bounded by its use.
+        let (sender, arrivals) = mpsc::unbounded_channel();
+        let (mut departing, mut joined) = (Vec::new(), Vec::new());
+        for chunk in wanted {
+            let in_memory = || self.memory.get(chunk.digest);
+            match self.flights.board(chunk.digest, Urgency::Ahead, in_memory) {
+                Boarding::Landed(blob) => {
+                    let _ = sender.send(blob);
+                }
+                Boarding::Joined(ticket) => joined.push(ticket),
+                Boarding::First(flight, _) => {
+                    departing.push(Departing { flight, len: chunk.len, bytes: None });
+                }
+            }
+        }
+        let (chunks, account) = (Arc::clone(self), Arc::clone(account));
+        self.tasks.spawn("bring chunks ahead", async move {
+            chunks.bring(departing, &account, Urgency::Ahead, Some(&sender)).await;
+            for ticket in joined {
+                // Whoever carries it ends within the deadline.
+                if let Ok(blob) = ticket.landed().await {
+                    let _ = sender.send(blob);
+                }
+            }
+        });
+        arrivals
+    }
+
+    /// Gives a chunk that was asked for ahead a moment to arrive, then asks for it anew: a reader
+    /// does not wait for its turn in a batch. Doubled bytes are few by a bound.
+    async fn hurry(
+        self: &Arc<Self>,
+        ticket: &Ticket,
+        part: &Part,
+        account: &Arc<RunAccount>,
+        until: Instant,
+    ) {
+        let moment = until.min(Instant::now() + HURRY_AFTER);
+        if timeout_at(moment, ticket.clone().landed()).await.is_ok() {
+            return;
+        }
+        let len = u64::from(part.chunk.len);
+        let doubled = self.doubled.load(Ordering::Relaxed);
+        if doubled + len > DOUBLED_MIN + self.fetched.load(Ordering::Relaxed) / DOUBLED_SHARE {
+            return;
+        }
+        if let Some(flight) = self.flights.double(part.chunk.digest) {
+            self.doubled.fetch_add(len, Ordering::Relaxed);
+            let departing = Departing { flight, len: part.chunk.len, bytes: Some(part.bytes) };
+            self.depart(vec![departing], account, Urgency::Now);
+        }
     }
 
     /// A blob that is not a chunk: a manifest, page-group hashes. Kept on disk, not in memory.
@@ -226,6 +342,11 @@ impl Chunks {
         Ok(blob)
     }
 
+    /// Keeps a blob on disk that came another way.
+    pub async fn keep(&self, blob: &Blob) {
+        self.keep_on_disk(blob).await;
+    }
+
     /// Finds or boards each part, and sends off the flights that this starts.
     fn board(self: &Arc<Self>, parts: &[Part], account: &Arc<RunAccount>) -> Vec<Seat> {
         let mut departing = Vec::new();
@@ -236,15 +357,17 @@ impl Chunks {
                 seats.push(Seat::Memory(blob));
                 continue;
             }
-            seats.push(match self.flights.board(digest, || self.memory.get(digest)) {
-                Boarding::Landed(blob) => Seat::Memory(blob),
-                Boarding::Joined(ticket) => Seat::Waiting { ticket, own: false },
-                Boarding::First(flight, ticket) => {
-                    let bytes = Some(part.bytes);
-                    departing.push(Departing { flight, len: part.chunk.len, bytes });
-                    Seat::Waiting { ticket, own: true }
-                }
-            });
+            seats.push(
+                match self.flights.board(digest, Urgency::Now, || self.memory.get(digest)) {
+                    Boarding::Landed(blob) => Seat::Memory(blob),
+                    Boarding::Joined(ticket) => Seat::Waiting { ticket, own: false },
+                    Boarding::First(flight, ticket) => {
+                        let bytes = Some(part.bytes);
+                        departing.push(Departing { flight, len: part.chunk.len, bytes });
+                        Seat::Waiting { ticket, own: true }
+                    }
+                },
+            );
         }
         self.depart(departing, account, Urgency::Now);
         seats
@@ -262,11 +385,21 @@ impl Chunks {
         }
         let (chunks, account) = (Arc::clone(self), Arc::clone(account));
         self.tasks.spawn("bring chunks", async move {
-            chunks.bring(departing, &account, urgency).await;
+            chunks.bring(departing, &account, urgency, None).await;
         });
     }
 
-    async fn bring(&self, departing: Vec<Departing>, account: &RunAccount, urgency: Urgency) {
+    async fn bring(
+        &self,
+        departing: Vec<Departing>,
+        account: &RunAccount,
+        urgency: Urgency,
+        arrivals: Option<&mpsc::UnboundedSender<Blob>>,
+    ) {
+        let arrived = |blob: &Blob| {
+            // Nobody may be there any more.
+            let _ = arrivals.map(|arrivals| arrivals.send(blob.clone()));
+        };
         let digests = departing.iter().map(|departing| departing.flight.digest()).collect();
         let mut on_disk = self.on_disk(digests).await;
         let mut in_the_air = HashMap::new();
@@ -278,6 +411,7 @@ impl Chunks {
                     account.disk_hit(bytes);
                 }
                 self.memory.put(&blob);
+                arrived(&blob);
                 departing.flight.land(Ok(blob));
             } else {
                 wanted.push(Wanted { digest, raw_len_max: departing.len as usize });
@@ -293,7 +427,9 @@ impl Chunks {
             match outcome {
                 Ok(Fetched { blob, bytes_on_wire }) => {
                     account.fetch(bytes_on_wire);
+                    self.fetched.fetch_add(blob.bytes().len() as u64, Ordering::Relaxed);
                     self.memory.put(&blob);
+                    arrived(&blob);
                     flight.land(Ok(blob.clone()));
                     self.keep_on_disk(&blob).await;
                 }
@@ -320,6 +456,22 @@ impl Chunks {
             disk.put(&blob);
             drop(permit);
         });
+    }
+}
+
+/// Counts a reader as long as it waits.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

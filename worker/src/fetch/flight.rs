@@ -13,14 +13,24 @@ use sway_core::blob::Blob;
 use sway_core::digest::Digest;
 use tokio::sync::watch;
 
-use super::FetchError;
+use super::{FetchError, Urgency};
 
 type Landing = Option<Result<Blob, FetchError>>;
 
 /// All blobs that are on their way.
 #[derive(Debug, Default)]
 pub struct Flights {
-    in_the_air: Mutex<HashMap<Digest, watch::Receiver<Landing>>>,
+    in_the_air: Mutex<HashMap<Digest, Flying>>,
+}
+
+/// A blob that is on its way, possibly twice.
+#[derive(Debug)]
+struct Flying {
+    landing: Arc<watch::Sender<Landing>>,
+    /// How many flights bring it.
+    carriers: u32,
+    /// Whether nobody waited for it when it was asked for.
+    ahead: bool,
 }
 
 /// How an asker takes part.
@@ -41,25 +51,43 @@ impl Flights {
     pub fn board(
         self: &Arc<Self>,
         digest: Digest,
+        urgency: Urgency,
         landed: impl FnOnce() -> Option<Blob>,
     ) -> Boarding {
         match self.lock().entry(digest) {
             Entry::Occupied(entry) => {
-                Boarding::Joined(Ticket { digest, landing: entry.get().clone() })
+                let Flying { landing, ahead, .. } = entry.get();
+                Boarding::Joined(Ticket { digest, landing: landing.subscribe(), ahead: *ahead })
             }
             Entry::Vacant(entry) => {
                 if let Some(blob) = landed() {
                     return Boarding::Landed(blob);
                 }
-                let (sender, landing) = watch::channel(None);
-                entry.insert(landing.clone());
-                let flight = Flight { digest, sender, flights: Arc::clone(self) };
-                Boarding::First(flight, Ticket { digest, landing })
+                let ahead = urgency == Urgency::Ahead;
+                let landing = Arc::new(watch::Sender::new(None));
+                let ticket = Ticket { digest, landing: landing.subscribe(), ahead };
+                entry.insert(Flying { landing: Arc::clone(&landing), carriers: 1, ahead });
+                let flight = Flight { digest, landing, flights: Arc::clone(self) };
+                Boarding::First(flight, ticket)
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, watch::Receiver<Landing>>> {
+    /// A second flight of a blob that is on its way only because it was asked for ahead, for a
+    /// reader that can't wait until its turn comes. None where it is not, or was doubled before.
+    pub fn double(self: &Arc<Self>, digest: Digest) -> Option<Flight> {
+        let mut in_the_air = self.lock();
+        let flying = in_the_air.get_mut(&digest).filter(|flying| flying.ahead)?;
+        if flying.landing.borrow().is_some() {
+            return None;
+        }
+        flying.ahead = false;
+        flying.carriers += 1;
+        let landing = Arc::clone(&flying.landing);
+        Some(Flight { digest, landing, flights: Arc::clone(self) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Flying>> {
         self.in_the_air.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -68,7 +96,7 @@ impl Flights {
 #[derive(Debug)]
 pub struct Flight {
     digest: Digest,
-    sender: watch::Sender<Landing>,
+    landing: Arc<watch::Sender<Landing>>,
     flights: Arc<Flights>,
 }
 
@@ -78,16 +106,32 @@ impl Flight {
         self.digest
     }
 
-    /// Tells all askers how it ended.
+    /// Tells all askers how it ended; a failure only if no other flight brings the blob.
     pub fn land(self, outcome: Result<Blob, FetchError>) {
-        self.sender.send_replace(Some(outcome));
+        let is_last = self.flights.lock().get(&self.digest).is_none_or(|it| it.carriers <= 1);
+        self.landing.send_if_modified(|landing| {
+            let is_news = match (&landing, &outcome) {
+                (Some(Ok(_)), _) => false,
+                (_, Ok(_)) => true,
+                (_, Err(_)) => is_last,
+            };
+            if is_news {
+                *landing = Some(outcome);
+            }
+            is_news
+        });
     }
 }
 
 impl Drop for Flight {
     /// Askers that come later start anew.
     fn drop(&mut self) {
-        self.flights.lock().remove(&self.digest);
+        let mut in_the_air = self.flights.lock();
+        let Some(flying) = in_the_air.get_mut(&self.digest) else { return };
+        flying.carriers -= 1;
+        if flying.carriers == 0 {
+            in_the_air.remove(&self.digest);
+        }
     }
 }
 
@@ -96,9 +140,15 @@ impl Drop for Flight {
 pub struct Ticket {
     digest: Digest,
     landing: watch::Receiver<Landing>,
+    ahead: bool,
 }
 
 impl Ticket {
+    /// Whether the flight has nobody who waits for it, so that it may take its time.
+    pub fn is_ahead(&self) -> bool {
+        self.ahead
+    }
+
     /// Waits until the flight ends. Who waits bounds the wait.
     pub async fn landed(mut self) -> Result<Blob, FetchError> {
         let abandoned = FetchError::Abandoned { digest: self.digest };
@@ -124,8 +174,10 @@ mod tests {
     async fn all_askers_get_the_blob_of_one_flight() {
         let flights = Arc::new(Flights::default());
         let blob = Blob::new(*b"bytes");
-        let (flight, ticket) = first(flights.board(blob.digest(), || None));
-        let Boarding::Joined(second) = flights.board(blob.digest(), || None) else { panic!() };
+        let (flight, ticket) = first(flights.board(blob.digest(), Urgency::Now, || None));
+        let Boarding::Joined(second) = flights.board(blob.digest(), Urgency::Now, || None) else {
+            panic!()
+        };
         drop(ticket);
         flight.land(Ok(blob.clone()));
         assert_eq!(second.landed().await.unwrap(), blob);
@@ -136,17 +188,34 @@ mod tests {
     async fn a_dropped_flight_tells_its_askers() {
         let flights = Arc::new(Flights::default());
         let digest = Digest::of(b"bytes");
-        let (flight, ticket) = first(flights.board(digest, || None));
+        let (flight, ticket) = first(flights.board(digest, Urgency::Now, || None));
         drop(flight);
         assert!(matches!(ticket.landed().await, Err(FetchError::Abandoned { .. })));
-        first(flights.board(digest, || None));
+        first(flights.board(digest, Urgency::Now, || None));
+    }
+
+    #[tokio::test]
+    async fn a_flight_ahead_can_be_doubled_once_and_either_one_brings_the_blob() {
+        let flights = Arc::new(Flights::default());
+        let blob = Blob::new(*b"bytes");
+        let digest = blob.digest();
+        let (slow, ticket) = first(flights.board(digest, Urgency::Ahead, || None));
+        assert!(ticket.is_ahead());
+        let fast = flights.double(digest).unwrap();
+        assert!(flights.double(digest).is_none());
+        slow.land(Err(FetchError::Missing { digest }));
+        fast.land(Ok(blob.clone()));
+        assert_eq!(ticket.landed().await.unwrap(), blob);
+        assert!(flights.lock().is_empty());
+        let (_urgent, _ticket) = first(flights.board(digest, Urgency::Now, || None));
+        assert!(flights.double(digest).is_none());
     }
 
     #[test]
     fn what_landed_in_the_meantime_is_not_fetched_again() {
         let flights = Arc::new(Flights::default());
         let blob = Blob::new(*b"bytes");
-        let boarding = flights.board(blob.digest(), || Some(blob.clone()));
+        let boarding = flights.board(blob.digest(), Urgency::Now, || Some(blob.clone()));
         assert!(matches!(boarding, Boarding::Landed(landed) if landed == blob));
     }
 }

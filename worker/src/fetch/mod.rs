@@ -46,7 +46,7 @@ impl Default for FetchConfig {
             deadline: Duration::from_secs(30),
             stall: Duration::from_secs(10),
             requests_max: 16,
-            prefetches_max: 4,
+            prefetches_max: 12,
             backoff_min: Duration::from_millis(50),
             backoff_max: Duration::from_secs(2),
         }

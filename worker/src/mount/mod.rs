@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sway_core::digest::Digest;
+use sway_core::job::JobSpec;
 use sway_core::manifest::{Manifest, ManifestError};
 use sway_server::tasks::Tasks;
 use tokio::sync::OnceCell;
@@ -32,6 +33,7 @@ use crate::fuse::{
     Adapter, FuseSession, Mountpoint, READAHEAD_KIB, RequestCounts, RequestHook, SessionError,
 };
 use crate::id_map::IdMaps;
+use crate::predict::JobAhead;
 use crate::rootfs::{Rootfs, RootfsError};
 use readahead::Holds;
 pub use readahead::ReadaheadHold;
@@ -394,6 +396,11 @@ impl ImageMount {
     /// The image's tree and run configuration.
     pub fn manifest(&self) -> &Arc<Manifest> {
         self.rootfs.manifest()
+    }
+
+    /// Guesses what a job that no trace is pushed for will read, as long as the answer is held.
+    pub fn ahead_of(&self, spec: &JobSpec) -> Option<JobAhead> {
+        self.rootfs.predictor().map(|predictor| predictor.of_job(spec))
     }
 
     /// Where the image is mounted with its own owners: read-only, nosuid, nodev.

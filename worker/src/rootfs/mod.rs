@@ -3,7 +3,8 @@
 //! Names and attributes come from the manifest and never wait. Content comes by chunk: a read
 //! makes a plan ([`sway_core::read_plan`]), and either all of it is in memory
 //! ([`Rootfs::read_from_memory`]) or it is waited for ([`Rootfs::read`]). Sequential readers are
-//! read ahead for (`sequence`); nothing else is ever fetched that nobody asked for.
+//! read ahead for (`sequence`); what else is fetched that nobody asked for, [`crate::predict`]
+//! guesses, which is told of first reads and of misses.
 
 mod holes;
 mod sequence;
@@ -19,6 +20,7 @@ use sway_core::read_plan::{Slice, read_plan};
 use crate::account::RunAccount;
 use crate::cache::{Chunks, Part};
 use crate::fetch::FetchError;
+use crate::predict::Predictor;
 use holes::Holes;
 use sequence::Sequences;
 
@@ -130,6 +132,7 @@ pub struct Rootfs {
     statistics: Statistics,
     holes: Holes,
     sequences: Sequences,
+    predictor: Option<Arc<Predictor>>,
 }
 
 impl Rootfs {
@@ -139,7 +142,15 @@ impl Rootfs {
             Statistics { size_bytes: manifest.size_bytes(), inodes: manifest.inode_count() as u64 };
         let sequences = Sequences::new(u64::from(manifest.chunk_len()));
         let holes = Holes::of(&manifest);
-        Self { manifest, chunks, statistics, holes, sequences }
+        let predictor = chunks
+            .predict()
+            .map(|config| Predictor::new(Arc::clone(&manifest), Arc::clone(&chunks), config));
+        Self { manifest, chunks, statistics, holes, sequences, predictor }
+    }
+
+    /// Who guesses what is read next, if anybody does.
+    pub fn predictor(&self) -> Option<&Arc<Predictor>> {
+        self.predictor.as_ref()
     }
 
     /// The manifest.
@@ -280,6 +291,9 @@ impl Rootfs {
             }
         }
         parts.iter().for_each(|part| account.memory_hit(part.bytes));
+        if let Some(predictor) = &self.predictor {
+            predictor.touched(ino);
+        }
         self.read_ahead(ino, offset, len, account);
         Ok(Some(gather(&plan, blobs)))
     }
@@ -295,6 +309,10 @@ impl Rootfs {
         self.regular(ino)?;
         let plan = read_plan(&self.manifest, ino, offset, len);
         let parts = self.parts(&plan);
+        if let Some(predictor) = &self.predictor {
+            predictor.missed(ino, offset, len, account);
+            predictor.touched(ino);
+        }
         self.read_ahead(ino, offset, len, account);
         let blobs = self.chunks.read(&parts, account).await?;
         Ok(gather(&plan, blobs))

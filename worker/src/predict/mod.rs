@@ -1,0 +1,520 @@
+//! What a program without a trace is going to read, guessed and fetched before it asks.
+//!
+//! On demand alone, every file that a program opens costs a round trip. Four guesses are made
+//! instead, each by a pure part: what a job's request names (`program`, `python`, `node`), what a
+//! file that arrives or is read names in turn (`pyc`, `elf`), what lies next to a file that was
+//! missed (`likely`), and at last everything else. Guesses wait in a [`queue`], the surest and
+//! soonest first, and are fetched in small batches side by side: so many that the network is
+//! busy, so few that a reader who misses something does not stand behind them for long.
+//!
+//! A guess is never an error and never believed: it only decides what is asked for. Every chunk is
+//! asked for at most once.
+
+mod elf;
+mod expand;
+mod libraries;
+mod likely;
+mod node;
+mod program;
+mod pyc;
+mod python;
+mod queue;
+mod tree;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use sway_core::blob::Blob;
+use sway_core::digest::Digest;
+use sway_core::job::JobSpec;
+use sway_core::manifest::{Ino, Inode, Manifest};
+use sway_core::read_plan::{Slice, read_plan};
+use tokio::sync::Notify;
+
+use crate::account::RunAccount;
+use crate::cache::Chunks;
+use python::Python;
+use queue::{Class, Order, Queue};
+use tree::Tree;
+
+/// Raw bytes of one batch: about 200 KiB on the wire.
+const BATCH_BYTES: u64 = 512 << 10;
+
+/// Raw bytes of guesses under way at once: what a link of 500 Mbit/s and 20 ms holds, compressed.
+const UNDER_WAY_MAX: u64 = 4 << 20;
+
+/// The same for the background, while nobody waits for a read.
+const BACKGROUND_MAX: u64 = 2 << 20;
+
+/// A batch of the background while somebody does: 2 ms of such a link.
+const BACKGROUND_BUSY: u64 = 256 << 10;
+
+/// A file up to this length is fetched as a whole.
+const WHOLE_LEN_MAX: u64 = 1 << 20;
+
+/// The widest window that is fetched behind a miss in a long file, in chunks.
+const WINDOW_MAX: u64 = 32;
+
+/// Files and directories whose misses are counted; all are forgotten when there are more.
+const COUNTED_MAX: usize = 4096;
+
+/// Directories whose neighbourhood the background begins with.
+const TOUCHED_MAX: usize = 1024;
+
+/// Bytes after which the background looks anew where the program is.
+const BACKGROUND_STRETCH: u64 = 16 << 20;
+
+/// What is fetched of an image that nobody asked for and no guess covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Background {
+    /// Nothing.
+    Off,
+    /// All of it while a job of the image runs, behind everything else.
+    #[default]
+    Idle,
+    /// All of it, also after the job.
+    Full,
+}
+
+/// Settings of a [`Predictor`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PredictConfig {
+    /// The rest of the image.
+    pub background: Background,
+}
+
+/// Guesses for one image.
+#[derive(Debug)]
+pub struct Predictor {
+    manifest: Arc<Manifest>,
+    chunks: Arc<Chunks>,
+    config: PredictConfig,
+    tree: OnceLock<Tree>,
+    /// One bit for each inode that was read.
+    touched: Vec<AtomicU64>,
+    /// What was not looked at yet; held for a moment only, since readers wait for it.
+    news: Mutex<Vec<News>>,
+    /// Held by the task that fetches alone.
+    state: Mutex<State>,
+    /// Jobs without a trace.
+    jobs: AtomicUsize,
+    pumping: AtomicBool,
+    wake: Notify,
+}
+
+/// What happened, for the task that guesses.
+#[derive(Debug)]
+enum News {
+    /// A job is about to start.
+    Job(JobSpec),
+    /// A file is read for the first time.
+    Touched(Ino),
+    /// A read has to wait.
+    Missed { ino: Ino, offset: u64, len: usize, account: Arc<RunAccount> },
+}
+
+/// A file that may name others, how sure it is that it is needed, and when.
+#[derive(Clone, Debug)]
+struct Lead {
+    ino: Ino,
+    class: Class,
+    order: Order,
+}
+
+#[derive(Debug)]
+struct State {
+    queue: Queue,
+    /// Files that are to be looked into.
+    leads: VecDeque<Lead>,
+    /// Files that were looked at, and how sure it was that they are needed.
+    seen: HashMap<Ino, Class>,
+    /// Files that are to be looked into when a chunk arrives.
+    waiting: HashMap<u32, Vec<Lead>>,
+    python: Option<Python>,
+    library_path: String,
+    /// Misses by file or directory.
+    misses: HashMap<Ino, usize>,
+    /// Directories in the order in which they were read from first.
+    directories: Vec<Ino>,
+    background: Rest,
+    /// Who is charged: the run whose reads came last.
+    account: Arc<RunAccount>,
+    /// Whether `account` is a run's.
+    is_charged: bool,
+}
+
+/// The background's way through the image.
+#[derive(Debug, Default)]
+struct Rest {
+    files: VecDeque<Ino>,
+    /// Bytes until the order is made anew.
+    stretch: u64,
+    /// How many directories the order knows.
+    directories: usize,
+    /// Bytes taken so far.
+    taken: u64,
+    is_done: bool,
+}
+
+/// Chunks that are fetched together.
+struct Batch {
+    chunks: Vec<u32>,
+    bytes: u64,
+}
+
+/// Guesses are made for a job as long as this is held.
+#[derive(Debug)]
+pub struct JobAhead(Arc<Predictor>);
+
+impl Drop for JobAhead {
+    fn drop(&mut self) {
+        self.0.jobs.fetch_sub(1, Ordering::SeqCst);
+        self.0.wake.notify_one();
+    }
+}
+
+impl Predictor {
+    /// Guesses for the image of `manifest`; nothing is asked for yet.
+    pub fn new(manifest: Arc<Manifest>, chunks: Arc<Chunks>, config: PredictConfig) -> Arc<Self> {
+        let words = manifest.inode_count() / 64 + 1;
+        let queue = Queue::new(manifest.chunks().len());
+        Arc::new(Self {
+            manifest,
+            chunks,
+            config,
+            tree: OnceLock::new(),
+            touched: std::iter::repeat_with(AtomicU64::default).take(words).collect(),
+            news: Mutex::default(),
+            state: Mutex::new(State {
+                queue,
+                leads: VecDeque::new(),
+                seen: HashMap::new(),
+                waiting: HashMap::new(),
+                python: None,
+                library_path: String::new(),
+                misses: HashMap::new(),
+                directories: Vec::new(),
+                background: Rest::default(),
+                account: Arc::default(),
+                is_charged: false,
+            }),
+            jobs: AtomicUsize::new(0),
+            pumping: AtomicBool::new(false),
+            wake: Notify::new(),
+        })
+    }
+
+    /// Asks ahead for what a job that is about to start needs, as far as its request tells, and
+    /// lets the background run while the answer is held. For jobs that no trace is pushed for.
+    pub fn of_job(self: &Arc<Self>, spec: &JobSpec) -> JobAhead {
+        self.jobs.fetch_add(1, Ordering::SeqCst);
+        self.tell(News::Job(spec.clone()));
+        JobAhead(Arc::clone(self))
+    }
+
+    /// Notes that a file is read; looks into it the first time.
+    pub(crate) fn touched(self: &Arc<Self>, ino: Ino) {
+        let (word, bit) = (ino.0 as usize / 64, 1 << (ino.0 % 64));
+        let Some(word) = self.touched.get(word) else { return };
+        let is_known = word.load(Ordering::Relaxed) & bit != 0
+            || word.fetch_or(bit, Ordering::Relaxed) & bit != 0;
+        if !is_known {
+            self.tell(News::Touched(ino));
+        }
+    }
+
+    /// Notes that a read has to wait, and asks for what lies near: the small files of the
+    /// directory, or more of a long file.
+    pub(crate) fn missed(
+        self: &Arc<Self>,
+        ino: Ino,
+        offset: u64,
+        len: usize,
+        account: &Arc<RunAccount>,
+    ) {
+        self.tell(News::Missed { ino, offset, len, account: Arc::clone(account) });
+    }
+
+    fn tell(self: &Arc<Self>, news: News) {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner).push(news);
+        self.pump();
+    }
+
+    /// Looks at what happened, and into what is to be looked into.
+    fn take_note(&self) {
+        let news = std::mem::take(&mut *self.news.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut state = self.lock();
+        for news in news {
+            match news {
+                News::Job(spec) => self.begin(&mut state, &spec),
+                News::Touched(ino) => self.note_touch(&mut state, ino),
+                News::Missed { ino, offset, len, account } => {
+                    state.charge(&account);
+                    self.note_miss(&mut state, ino, offset, len);
+                }
+            }
+        }
+        while let Some(lead) = state.leads.pop_front() {
+            self.look_into(&mut state, lead, None);
+        }
+    }
+
+    /// Wants what a job's request names.
+    fn begin(&self, state: &mut State, spec: &JobSpec) {
+        let tree = self.tree();
+        let start = program::start(tree, spec);
+        let order = Order::default();
+        state.library_path = start.library_path;
+        for (number, &file) in start.files.iter().enumerate() {
+            self.want_file(state, file, Class::Needed, &order.then(number));
+        }
+        if let Some(python) = start.python {
+            for (number, import) in start.imports.iter().enumerate() {
+                let class = if import.later { Class::Later } else { Class::Needed };
+                let order = order.then(start.files.len() + number);
+                for (number, file) in python.files(tree, None, import).into_iter().enumerate() {
+                    self.want_file(state, file, class, &order.then(number));
+                }
+            }
+            state.python = Some(python);
+        }
+        if let Some(directory) = start.directory {
+            for (number, module) in start.modules.iter().enumerate() {
+                for file in node::files(tree, directory, module) {
+                    self.want_file(state, file, Class::Needed, &order.then(number));
+                }
+            }
+        }
+    }
+
+    fn note_touch(&self, state: &mut State, ino: Ino) {
+        let directory = self.tree().directory_of(ino);
+        if state.directories.len() < TOUCHED_MAX && !state.directories.contains(&directory) {
+            state.directories.push(directory);
+        }
+        if self.is_telling(ino) {
+            self.want_file(state, ino, Class::Needed, &Order::default());
+        }
+    }
+
+    fn note_miss(&self, state: &mut State, ino: Ino, offset: u64, len: usize) {
+        let tree = self.tree();
+        let size = self.size_of(ino);
+        let missed = self.chunks_of(ino, offset, len as u64);
+        if missed.iter().all(|&chunk| state.queue.was_taken(chunk)) {
+            // It was guessed and is on its way.
+            return;
+        }
+        tracing::debug!(path = %tree.path_of(ino), offset, len, "not guessed");
+        let whole = size <= WHOLE_LEN_MAX;
+        let counted = if whole { tree.directory_of(ino) } else { ino };
+        if state.misses.len() >= COUNTED_MAX {
+            state.misses.clear();
+        }
+        let misses = state.misses.entry(counted).or_insert(0);
+        *misses += 1;
+        let misses = *misses;
+        let first = Order::default();
+        if whole {
+            for chunk in self.chunks_of(ino, 0, size) {
+                state.queue.want(chunk, Class::Needed, &first);
+            }
+            for (number, near) in likely::siblings(tree, ino, misses).into_iter().enumerate() {
+                for chunk in self.chunks_of(near, 0, self.size_of(near)) {
+                    state.queue.want(chunk, Class::Near, &first.then(number));
+                }
+            }
+        } else if misses > 1 {
+            let chunk_len = u64::from(self.manifest.chunk_len());
+            let window = (1 << misses.min(16)).min(WINDOW_MAX) * chunk_len;
+            for chunk in self.chunks_of(ino, offset, (len as u64).saturating_add(window)) {
+                state.queue.want(chunk, Class::Needed, &first);
+            }
+        }
+    }
+
+    fn size_of(&self, ino: Ino) -> u64 {
+        self.manifest.inode(ino).map_or(0, Inode::size)
+    }
+
+    fn tree(&self) -> &Tree {
+        self.tree.get_or_init(|| Tree::new(Arc::clone(&self.manifest)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The chunks of a part of a file, by their index.
+    fn chunks_of(&self, ino: Ino, offset: u64, len: u64) -> Vec<u32> {
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let chunk = |slice: &Slice| match slice {
+            Slice::Chunk { chunk, .. } => Some(*chunk),
+            Slice::Zeros(_) => None,
+        };
+        read_plan(&self.manifest, ino, offset, len).iter().filter_map(chunk).collect()
+    }
+
+    /// Sends off what waits, in the background.
+    fn pump(self: &Arc<Self>) {
+        if self.pumping.swap(true, Ordering::SeqCst) {
+            self.wake.notify_one();
+            return;
+        }
+        let predictor = Arc::clone(self);
+        self.chunks.tasks().spawn("fetch guesses", predictor.carry_out());
+    }
+
+    /// Fetches batches until nothing is left to guess.
+    async fn carry_out(self: Arc<Self>) {
+        let stopping = self.chunks.tasks().stopping().clone();
+        let mut under_way = FuturesUnordered::new();
+        let mut bytes_under_way = 0;
+        loop {
+            self.take_note();
+            while let Some(batch) = self.next_batch(bytes_under_way) {
+                bytes_under_way += batch.bytes;
+                under_way.push(self.bring(batch));
+            }
+            if under_way.is_empty() {
+                self.pumping.store(false, Ordering::SeqCst);
+                // What was queued since finds nobody pumping, or it finds us here.
+                if !self.has_work() || self.pumping.swap(true, Ordering::SeqCst) {
+                    return;
+                }
+                continue;
+            }
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = self.wake.notified() => {}
+                Some(bytes) = under_way.next() => bytes_under_way -= bytes,
+            }
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        let has_news = !self.news.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        let state = self.lock();
+        has_news || !state.queue.is_empty() || self.may_fetch_rest(&state)
+    }
+
+    /// What to ask for next, if anything, while so much is under way.
+    fn next_batch(&self, under_way: u64) -> Option<Batch> {
+        let mut state = self.lock();
+        let len = |chunk: u32| u64::from(self.manifest.chunks()[chunk as usize].len);
+        if under_way >= UNDER_WAY_MAX {
+            return None;
+        }
+        let mut chunks = state.queue.take(BATCH_BYTES, len);
+        if chunks.is_empty() && self.may_fetch_rest(&state) {
+            let (batch, limit) = if self.chunks.readers_waiting() == 0 {
+                (BATCH_BYTES, BACKGROUND_MAX)
+            } else {
+                (BACKGROUND_BUSY, 1)
+            };
+            if under_way < limit {
+                chunks = self.rest(&mut state, batch);
+            }
+        }
+        let bytes = chunks.iter().map(|&chunk| len(chunk)).sum();
+        (!chunks.is_empty()).then_some(Batch { chunks, bytes })
+    }
+
+    /// Whether the background may go on.
+    fn may_fetch_rest(&self, state: &State) -> bool {
+        let has_jobs = self.jobs.load(Ordering::SeqCst) > 0;
+        let is_on = match self.config.background {
+            Background::Off => false,
+            Background::Idle => has_jobs,
+            Background::Full => true,
+        };
+        // Where a cache would have to give up other things for it, it is not worth them.
+        is_on && !state.background.is_done && state.background.taken < self.chunks.room() / 4
+    }
+
+    /// The next chunks of the background.
+    fn rest(&self, state: &mut State, bytes_max: u64) -> Vec<u32> {
+        let tree = self.tree();
+        let moved = state.directories.len() > state.background.directories;
+        let never = state.background.directories == 0 && state.background.taken == 0;
+        if never || moved && state.background.stretch == 0 {
+            state.background.files = likely::rest(tree, &state.directories).into();
+            state.background.directories = state.directories.len();
+            state.background.stretch = BACKGROUND_STRETCH;
+        }
+        let (mut chunks, mut bytes) = (Vec::new(), 0);
+        while bytes < bytes_max {
+            let Some(&file) = state.background.files.front() else {
+                state.background.is_done = true;
+                break;
+            };
+            let size = self.size_of(file);
+            let mut is_whole = true;
+            for chunk in self.chunks_of(file, 0, size) {
+                if state.queue.was_taken(chunk) {
+                    continue;
+                }
+                if bytes >= bytes_max {
+                    is_whole = false;
+                    break;
+                }
+                state.queue.note_taken(chunk);
+                let chunk_ref = self.manifest.chunks()[chunk as usize];
+                if self.chunks.has(chunk_ref) {
+                    continue;
+                }
+                bytes += u64::from(chunk_ref.len);
+                chunks.push(chunk);
+            }
+            if is_whole {
+                state.background.files.pop_front();
+            }
+        }
+        state.background.taken += bytes;
+        state.background.stretch = state.background.stretch.saturating_sub(bytes);
+        chunks
+    }
+
+    /// Fetches one batch and looks into what arrives; returns its bytes.
+    async fn bring(&self, batch: Batch) -> u64 {
+        let account = Arc::clone(&self.lock().account);
+        let table = self.manifest.chunks();
+        let by_digest: HashMap<Digest, u32> =
+            batch.chunks.iter().map(|&chunk| (table[chunk as usize].digest, chunk)).collect();
+        let refs: Vec<_> = batch.chunks.iter().map(|&chunk| table[chunk as usize]).collect();
+        let mut arrivals = self.chunks.ahead(&refs, &account);
+        while let Some(blob) = arrivals.recv().await {
+            if let Some(&chunk) = by_digest.get(&blob.digest()) {
+                self.arrived(chunk, &blob);
+            }
+        }
+        batch.bytes
+    }
+
+    fn arrived(&self, chunk: u32, blob: &Blob) {
+        let mut state = self.lock();
+        for lead in state.waiting.remove(&chunk).unwrap_or_default() {
+            self.look_into(&mut state, lead, Some((chunk, blob)));
+        }
+        if !state.leads.is_empty() || !state.queue.is_empty() {
+            self.wake.notify_one();
+        }
+    }
+}
+
+impl State {
+    /// Charges a run from now on, and what was fetched before anybody read.
+    fn charge(&mut self, account: &Arc<RunAccount>) {
+        if Arc::ptr_eq(&self.account, account) {
+            return;
+        }
+        if !self.is_charged {
+            account.take_over(&self.account.figures());
+            self.is_charged = true;
+        }
+        self.account = Arc::clone(account);
+    }
+}
