@@ -23,6 +23,9 @@ use crate::frames::FrameDecoder;
 /// ([`FrameHeader::is_missing`]) and no bytes. Ends after the first error.
 pub type FrameStream = BoxStream<'static, Result<(FrameHeader, Bytes), ClientError>>;
 
+/// Bytes that the transport is handed at a time: few enough for its progress to be seen.
+const PIECE_LEN: usize = 64 << 10;
+
 /// See [`Client::blobs`].
 #[derive(Clone, Copy, Debug)]
 pub struct Blobs<'a>(pub(crate) &'a Client);
@@ -46,9 +49,17 @@ impl Blobs<'_> {
     where
         S: Stream<Item = (FrameHeader, Bytes)> + Send + 'static,
     {
-        let pieces = frames.flat_map(|(header, encoded)| {
+        self.upload_pieces(frames.flat_map(|(header, encoded)| {
             stream::iter([Bytes::copy_from_slice(&header.to_bytes()), encoded])
-        });
+        }))
+        .await
+    }
+
+    /// Sends what `pieces` are together: frames of blobs, as `docs/format.md` has them.
+    async fn upload_pieces<S>(&self, pieces: S) -> Result<UploadSummary, ClientError>
+    where
+        S: Stream<Item = Bytes> + Send + 'static,
+    {
         let progress = Progress::default();
         let body = Watched { pieces: pieces.boxed(), progress: progress.clone() };
         let request = self
@@ -76,6 +87,16 @@ impl Blobs<'_> {
         frames: &[(FrameHeader, Bytes)],
     ) -> Result<UploadSummary, ClientError> {
         self.0.retry(|| self.upload(stream::iter(frames.to_vec()))).await
+    }
+
+    /// Sends blobs whose frames stand one after the other in `frames`, again where the server was
+    /// out of reach. The bytes are shared, not copied, and go out in large pieces.
+    pub async fn upload_frames(&self, frames: &Bytes) -> Result<UploadSummary, ClientError> {
+        let pieces = || {
+            let (frames, starts) = (frames.clone(), (0..frames.len()).step_by(PIECE_LEN));
+            stream::iter(starts.map(move |at| frames.slice(at..frames.len().min(at + PIECE_LEN))))
+        };
+        self.0.retry(|| self.upload_pieces(pieces())).await
     }
 
     /// Encodes `raw` and sends it; returns its name.
