@@ -109,6 +109,10 @@ impl RunJob for Containers {
         Box::pin(self.carry_out(order))
     }
 
+    fn expect(&self) {
+        self.runner.expect_run();
+    }
+
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             self.mounts.shutdown().await;

@@ -103,6 +103,27 @@ impl Hierarchies {
     }
 }
 
+/// Has the kernel do ahead of time what the first of several moves of processes between groups
+/// waits for: an RCU grace period, 8 to 16 ms. Moves that come soon after wait no more. Moves this
+/// process to where it is already. Blocks.
+pub(crate) fn expect_moves() -> io::Result<()> {
+    let own = fs_err::read_to_string("/proc/self/cgroup")?;
+    let mounts = fs_err::read_to_string("/proc/self/mounts")?;
+    let Some(group) = own_group(&own, &mounts) else { return Ok(()) };
+    fs_err::write(group.join("cgroup.procs"), "0")
+}
+
+/// Where this process is, by `/proc/self/cgroup` and `/proc/self/mounts`: in the v2 hierarchy.
+fn own_group(own: &str, mounts: &str) -> Option<PathBuf> {
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let root = mounts.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let &[_, root, "cgroup2", ..] = fields.as_slice() else { return None };
+        Path::new(root).starts_with(ROOT).then(|| PathBuf::from(root))
+    })?;
+    Some(root.join(path))
+}
+
 /// One run's group.
 #[derive(Clone, Debug)]
 pub(crate) struct Cgroup {
@@ -257,6 +278,19 @@ mod tests {
         let mixed = Hierarchies::parse(mixed);
         assert!(mixed.unified);
         assert_eq!(mixed.roots, [Path::new("/sys/fs/cgroup")]);
+    }
+
+    #[test]
+    fn the_own_group_is_found_on_v2_and_beside_v1() {
+        let own = "4:memory:/elsewhere\n0::/system.slice/sway.service\n";
+        let v2 = "cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n";
+        let at = own_group(own, v2).unwrap();
+        assert_eq!(at, Path::new("/sys/fs/cgroup/system.slice/sway.service"));
+        let hybrid = "cgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0\n\
+            cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        assert_eq!(own_group("0::/\n", hybrid).unwrap(), Path::new("/sys/fs/cgroup/unified/"));
+        assert_eq!(own_group("4:memory:/\n", hybrid), None);
+        assert_eq!(own_group("0::/\n", "none /proc proc rw 0 0\n"), None);
     }
 
     /// Plain files in the place of a cgroup v2 filesystem.

@@ -25,6 +25,7 @@ mod cleanup;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -211,6 +212,8 @@ pub struct Runner {
     accounts: Arc<Accounts>,
     hierarchies: Hierarchies,
     ids: Arc<IdRanges>,
+    /// Whether [`Runner::expect_run`] is at work.
+    expecting: Arc<AtomicBool>,
 }
 
 /// One run while it goes on: what all of its steps need.
@@ -254,7 +257,7 @@ impl Runner {
             .map_err(|error| RunnerError { what: "become a subreaper", source: error.into() })?;
         let runc = Runc { program: config.runc.clone(), root: config.runc_root.clone() };
         let ids = IdRanges::new(&config.worker_id);
-        Ok(Self { config, runc, accounts, hierarchies, ids })
+        Ok(Self { config, runc, accounts, hierarchies, ids, expecting: Arc::default() })
     }
 
     /// Removes what a killed worker left: processes, cgroups, mounts, directories. Call it before
@@ -296,6 +299,20 @@ impl Runner {
         // Other workers of this machine may still have theirs.
         self.hierarchies.group("/sway").remove_unless_used();
         let _ = fs_err::remove_dir(ROOTFS_DIR);
+    }
+
+    /// A run is about to come: what the kernel needs time for begins now. Waits for nothing.
+    pub fn expect_run(&self) {
+        if self.expecting.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let expecting = Arc::clone(&self.expecting);
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = cgroup::expect_moves() {
+                tracing::debug!(%error, "moves between cgroups come unexpected");
+            }
+            expecting.store(false, Ordering::Relaxed);
+        });
     }
 
     fn worker_cgroup(&self) -> String {

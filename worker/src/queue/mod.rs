@@ -156,6 +156,7 @@ impl Queue {
             return Err(QueueError::BadKey);
         }
         spec.check()?;
+        inner.runner.expect();
         let config = &inner.config;
         let limits = Limits::grant(&spec.limits, &config.default_limits, &config.maxima)?;
         let scope = Scope::User(identity.user.clone());

@@ -40,6 +40,9 @@ pub trait RunJob: Send + Sync + std::fmt::Debug + 'static {
     /// Ends with the run; never before its processes are gone.
     fn run(&self, order: RunOrder) -> BoxFuture<'_, RunOutcome>;
 
+    /// A run may come soon; called when a job is submitted. Waits for nothing.
+    fn expect(&self) {}
+
     /// Gives back what runs shared; called once, when none is left.
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {})
