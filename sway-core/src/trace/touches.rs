@@ -81,6 +81,39 @@ impl<'a> Contents<'a> {
         let held = trace.ranges().iter().filter(|range| held[range.file as usize]);
         held.map(|range| len(&trace.range_bytes(range))).sum()
     }
+
+    /// What of `trace` is worth streaming for this image: the frames of which it has at least
+    /// half. None where there is none.
+    pub fn restrict(&self, trace: &Trace) -> Option<Trace> {
+        if trace.group_len() != self.manifest.group_len() {
+            return None;
+        }
+        let held: Vec<bool> =
+            trace.files().iter().map(|file| self.inodes.contains_key(&file.content)).collect();
+        let (mut ranges, mut frames) = (Vec::new(), Vec::new());
+        for frame in trace.frames() {
+            let its = &trace.ranges()[frame.ranges.clone()];
+            let here: u64 = its
+                .iter()
+                .filter(|range| held[range.file as usize])
+                .map(|range| len(&trace.range_bytes(range)))
+                .sum();
+            if here * 2 >= u64::from(frame.len) {
+                let start = ranges.len();
+                ranges.extend_from_slice(its);
+                frames.push(TraceFrame { ranges: start..ranges.len(), ..frame.clone() });
+            }
+        }
+        if frames.is_empty() {
+            return None;
+        }
+        if frames.len() == trace.frames().len() {
+            return Some(trace.clone());
+        }
+        let plan = Plan { files: trace.files().to_vec(), ranges, frames, kept: 0 };
+        let Plan { files, ranges, frames, .. } = plan.without_unused_files();
+        Trace::new(files, ranges, frames).ok()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -430,6 +463,16 @@ impl Plan {
 /// its position in [`Trace::files`]) was used. Ranges are split where their groups differ; frames
 /// stay.
 pub fn sampled(trace: &Trace, used: impl Fn(u32, u32) -> bool) -> Result<Trace, TraceError> {
+    resplit(
+        trace,
+        |range, group| {
+            if used(range.file, group) { 0 } else { range.idle.saturating_add(1) }
+        },
+    )
+}
+
+/// Gives each group a counter. A trace that has too many ranges for that stays as it is.
+fn resplit(trace: &Trace, idle: impl Fn(&TraceRange, u32) -> u8) -> Result<Trace, TraceError> {
     let mut ranges = Vec::with_capacity(trace.ranges().len());
     let mut frames = Vec::with_capacity(trace.frames().len());
     for frame in trace.frames() {
@@ -438,7 +481,7 @@ pub fn sampled(trace: &Trace, used: impl Fn(u32, u32) -> bool) -> Result<Trace, 
             let groups = (range.first..range.first + range.count).map(|group| Touch {
                 file: range.file,
                 group,
-                idle: if used(range.file, group) { 0 } else { range.idle.saturating_add(1) },
+                idle: idle(range, group),
             });
             ranges.extend(joined(&groups.collect::<Vec<_>>()));
         }
@@ -448,6 +491,24 @@ pub fn sampled(trace: &Trace, used: impl Fn(u32, u32) -> bool) -> Result<Trace, 
         return Ok(trace.clone());
     }
     Trace::new(trace.files().to_vec(), ranges, frames)
+}
+
+/// `trace` with the idle counters of `known`, where both have a group. Frames stay.
+pub fn with_idle_of(trace: &Trace, known: &Trace) -> Result<Trace, TraceError> {
+    let mut idle: HashMap<(Digest, &[u8], u32), u8> = HashMap::new();
+    for range in known.ranges().iter().filter(|range| range.idle > 0) {
+        let file = &known.files()[range.file as usize];
+        for group in range.first..range.first + range.count {
+            idle.insert((file.content, &file.path, group), range.idle);
+        }
+    }
+    if idle.is_empty() {
+        return Ok(trace.clone());
+    }
+    resplit(trace, |range, group| {
+        let file = &trace.files()[range.file as usize];
+        idle.get(&(file.content, &*file.path, group)).copied().unwrap_or(range.idle)
+    })
 }
 
 /// The first path to each of these inodes.
