@@ -13,6 +13,7 @@ use sway_server::tls::Tls;
 use url::Url;
 
 use crate::predict::{Background, PredictConfig};
+use crate::start::TraceMode;
 
 /// Where the worker listens unless told otherwise.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:8444";
@@ -68,6 +69,8 @@ pub struct Config {
     pub read_deadline: Duration,
     /// What is fetched of an image that nobody asked for.
     pub predict: PredictConfig,
+    /// What is done with traces of starts.
+    pub trace: TraceMode,
     /// Whether an image's user root stays root (of its user namespace).
     pub allow_root: bool,
     /// Who maps owners.
@@ -102,6 +105,7 @@ impl Config {
             stop_grace: Duration::from_secs(8),
             read_deadline: Duration::from_secs(30),
             predict: PredictConfig::default(),
+            trace: TraceMode::Push,
             allow_root: false,
             id_mapping: IdMapping::Auto,
             runc: PathBuf::from("runc"),
@@ -167,6 +171,10 @@ pub struct Arguments {
     /// all (off), while the job runs (idle), or to the end (full)
     #[arg(long, value_name = "WHEN", default_value = "idle")]
     background: Background,
+    /// What is done with traces of starts: their pages are put into the kernel's cache (push), or
+    /// answer reads (read); or there are none, and none are recorded (off)
+    #[arg(long, value_name = "HOW", default_value = "push")]
+    trace: TraceMode,
     /// Let an image's user root be root of the job's user namespace
     #[arg(long)]
     allow_root: bool,
@@ -256,6 +264,7 @@ pub fn load(arguments: Arguments) -> anyhow::Result<Process> {
     config.keep_output_bytes = arguments.keep_output_bytes.unwrap_or(config.keep_output_bytes);
     config.read_deadline = Duration::from_secs(arguments.read_deadline);
     config.predict.background = arguments.background;
+    config.trace = arguments.trace;
     config.allow_root = arguments.allow_root;
     config.id_mapping = arguments.id_mapping;
     config.runc = arguments.runc;

@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use sway_core::api::jobs::{OutputStream, TraceUse};
 use sway_core::job::Cause;
 use sway_core::manifest::Manifest;
+use sway_core::trace::TraceKey;
 
 use crate::account::CacheFigures;
 use crate::cache::{Chunks, ChunksConfig};
@@ -20,12 +21,17 @@ use crate::id_map::IdMaps;
 use crate::job::{Lower, Rootfs, RunOutcome, RunRequest, Runner, RunnerConfig};
 use crate::mount::{ImageMount, MountError, Mounts, MountsConfig};
 use crate::queue::{RunJob, RunOrder};
+use crate::start::{Starts, StartsConfig};
 use crate::{Foundation, private_dir};
+
+/// The part of the disk cache that files of starts may take.
+const STARTS_SHARE: u64 = 4;
 
 /// Runs jobs in containers on lazily mounted images.
 #[derive(Debug)]
 pub(crate) struct Containers {
     mounts: Arc<Mounts>,
+    starts: Arc<Starts>,
     runner: Runner,
 }
 
@@ -72,12 +78,27 @@ impl Containers {
         };
         let accounts = Arc::clone(&foundation.accounts);
         let mounts = Mounts::new(mounts, chunks, accounts, foundation.tasks.clone());
-        Ok(Self { mounts, runner })
+        let starts = StartsConfig {
+            mode: config.trace,
+            dir: (config.disk_cache_bytes > 0).then(|| data.join("cache").join("starts")),
+            disk_bytes: config.disk_cache_bytes / STARTS_SHARE,
+        };
+        let source = Arc::new(foundation.client.clone());
+        let starts = Starts::new(starts, source, Arc::clone(&mounts), foundation.tasks.clone());
+        Ok(Self { mounts, starts, runner })
+    }
+
+    /// The starts of images.
+    pub(crate) fn starts(&self) -> &Arc<Starts> {
+        &self.starts
     }
 
     async fn carry_out(&self, order: RunOrder) -> RunOutcome {
         let begun = Instant::now();
-        let mount = order.cancel.run_until_cancelled(self.mounts.get(order.manifest)).await;
+        let key = TraceKey::of_program(&order.spec.program);
+        // Held to the end of the run: the last one ends the start.
+        let start = self.starts.begin(order.manifest, &order.user, &key);
+        let mount = order.cancel.run_until_cancelled(start.mount()).await;
         let mount = match mount {
             Some(Ok(mount)) => mount,
             Some(Err(error)) => return not_mounted(&order, &error, begun.elapsed()),
@@ -100,6 +121,10 @@ impl Containers {
         };
         let mut outcome = self.runner.run(request).await;
         outcome.mount += mounted;
+        let figures = start.figures();
+        outcome.trace = figures.mode;
+        outcome.trace_pushed_bytes = figures.pushed_bytes;
+        outcome.figures.fetched_bytes += figures.bytes_on_wire;
         outcome
     }
 }

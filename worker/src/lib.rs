@@ -13,6 +13,7 @@ pub mod rootfs;
 pub mod id_map;
 pub mod fuse;
 pub mod mount;
+pub mod start;
 pub mod job;
 pub mod queue;
 pub mod db;
@@ -66,7 +67,8 @@ pub async fn run(
     }
     let foundation = Foundation::lay(&config)?;
     let containers = Containers::open(&config, &foundation).await?;
-    serve(config, foundation, Arc::new(containers), listener, shutdown).await
+    let images = Images::with_starts(foundation.client.clone(), Arc::clone(containers.starts()));
+    serve(config, foundation, images, Arc::new(containers), listener, shutdown).await
 }
 
 /// Like [`run`], with something else than containers to carry out jobs; needs no root.
@@ -77,7 +79,8 @@ pub async fn run_with(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let foundation = Foundation::lay(&config)?;
-    serve(config, foundation, runner, listener, shutdown).await
+    let images = Images::new(foundation.client.clone());
+    serve(config, foundation, images, runner, listener, shutdown).await
 }
 
 impl Foundation {
@@ -105,6 +108,7 @@ impl Foundation {
 async fn serve(
     config: Config,
     foundation: Foundation,
+    images: Images,
     runner: Arc<dyn RunJob>,
     listener: TcpListener,
     shutdown: CancellationToken,
@@ -127,7 +131,7 @@ async fn serve(
             stop_grace: config.stop_grace,
         },
         db,
-        Images::new(foundation.client.clone()),
+        images,
         Arc::clone(&runner),
         tasks.clone(),
     )

@@ -10,6 +10,7 @@
 mod counts;
 mod errno;
 mod mountpoint;
+mod parked;
 mod session;
 
 use std::ffi::OsStr;
@@ -29,12 +30,14 @@ use fuser::{
 use sway_core::manifest::{Ino, mode};
 use sway_server::tasks::Tasks;
 
-use crate::account::{Accounts, RunAccount};
+use crate::account::Accounts;
 use crate::id_map::IdMaps;
 use crate::rootfs::{Attributes, Rootfs, RootfsError, Seek};
+use crate::start::{Board, Outlook};
 pub use counts::{Operation, RequestCounts};
 use errno::errno;
 pub use mountpoint::Mountpoint;
+use parked::Read;
 pub(crate) use session::detach;
 pub use session::{FuseSession, READAHEAD_KIB, SessionError};
 
@@ -71,30 +74,39 @@ pub struct Adapter {
     idmapped: Arc<AtomicBool>,
     accounts: Arc<Accounts>,
     tasks: Tasks,
-    hook: Option<RequestHook>,
-    counts: Arc<RequestCounts>,
+    surroundings: Surroundings,
+}
+
+/// What sees requests beside the rootfs.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// Counts all.
+    pub counts: Arc<RequestCounts>,
+    /// Answers reads of what a start brings.
+    pub board: Arc<Board>,
+    /// For tests.
+    pub hook: Option<RequestHook>,
 }
 
 impl Adapter {
     /// An adapter of `rootfs` that shows its owners mapped by `owners`; parked reads are owned by
-    /// `tasks`, and requests are counted in `counts`.
+    /// `tasks`.
     pub fn new(
         rootfs: Arc<Rootfs>,
         owners: Option<IdMaps>,
         accounts: Arc<Accounts>,
         tasks: Tasks,
-        hook: Option<RequestHook>,
-        counts: Arc<RequestCounts>,
+        surroundings: Surroundings,
     ) -> Self {
-        Self { rootfs, owners, idmapped: Arc::default(), accounts, tasks, hook, counts }
+        Self { rootfs, owners, idmapped: Arc::default(), accounts, tasks, surroundings }
     }
 
     /// Runs a handler so that its panic stays its own. What the handler shares is behind locks
     /// that survive a panic.
     fn guard(&self, request: Operation, handler: impl FnOnce()) {
-        self.counts.count(request);
+        self.surroundings.counts.count(request);
         let run = AssertUnwindSafe(|| {
-            if let Some(hook) = &self.hook {
+            if let Some(hook) = &self.surroundings.hook {
                 (hook.0)(request.as_str());
             }
             handler();
@@ -122,37 +134,20 @@ impl Adapter {
         attr
     }
 
-    /// Waits for a read off the session's thread.
-    fn park(&self, read: ParkedRead, reply: ReplyData) {
-        let rootfs = Arc::clone(&self.rootfs);
-        let stopping = self.tasks.stopping().clone();
-        self.tasks.spawn("parked read", async move {
-            let ParkedRead { ino, offset, len, account } = read;
-            // A task that is dropped drops its reply, which answers EIO.
-            tokio::select! {
-                biased;
-                () = account.doomed().cancelled() => reply.error(Errno::EIO),
-                () = stopping.cancelled() => reply.error(Errno::EIO),
-                outcome = rootfs.read(ino, offset, len, &account) => match outcome {
-                    Ok(content) => reply.data(content.as_ref()),
-                    Err(error) => {
-                        let path = rootfs.path_of(ino);
-                        tracing::warn!(path, %error, "read failed");
-                        account.note(format!("read of {path} failed: {error}"));
-                        reply.error(errno(&error));
-                    }
-                },
-            }
-        });
+    fn answer_read(&self, read: Read, reply: ReplyData) {
+        let Read { ino, offset, len, ref account } = read;
+        account.touched(self.rootfs.manifest(), ino, offset, len);
+        let outlook = self.surroundings.board.outlook(self.rootfs.manifest(), ino, offset, len);
+        if let Outlook::Here(bytes) = &outlook {
+            account.memory_hit(bytes.len() as u64);
+            return reply.data(bytes);
+        }
+        match self.rootfs.read_from_memory(ino, offset, len, account) {
+            Ok(Some(content)) => reply.data(content.as_ref()),
+            Ok(None) => self.park(read, outlook, reply),
+            Err(error) => reply.error(errno(&error)),
+        }
     }
-}
-
-/// A read that has to wait.
-struct ParkedRead {
-    ino: Ino,
-    offset: u64,
-    len: usize,
-    account: Arc<RunAccount>,
 }
 
 impl fuser::Filesystem for Adapter {
@@ -213,13 +208,13 @@ impl fuser::Filesystem for Adapter {
 
     /// ENOSYS once: the kernel opens files by itself from then on, and keeps their pages.
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        self.counts.count(Operation::Open);
+        self.surroundings.counts.count(Operation::Open);
         reply.error(Errno::ENOSYS);
     }
 
     /// ENOSYS once, as with files.
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        self.counts.count(Operation::Opendir);
+        self.surroundings.counts.count(Operation::Opendir);
         reply.error(Errno::ENOSYS);
     }
 
@@ -236,15 +231,10 @@ impl fuser::Filesystem for Adapter {
     ) {
         self.guard(Operation::Read, || {
             let account = self.accounts.of_pid(request.pid());
-            let len = size as usize;
-            let answer = self.rootfs.ino(ino.0).and_then(|ino| {
-                account.touched(self.rootfs.manifest(), ino, offset, len);
-                let content = self.rootfs.read_from_memory(ino, offset, len, &account)?;
-                Ok((ino, content))
-            });
-            match answer {
-                Ok((_, Some(content))) => reply.data(content.as_ref()),
-                Ok((ino, None)) => self.park(ParkedRead { ino, offset, len, account }, reply),
+            match self.rootfs.ino(ino.0) {
+                Ok(ino) => {
+                    self.answer_read(Read { ino, offset, len: size as usize, account }, reply);
+                }
                 Err(error) => reply.error(errno(&error)),
             }
         });
@@ -371,25 +361,25 @@ impl fuser::Filesystem for Adapter {
         _: u32,
         reply: ReplyIoctl,
     ) {
-        self.counts.count(Operation::Ioctl);
+        self.surroundings.counts.count(Operation::Ioctl);
         reply.error(Errno::ENOTTY);
     }
 
     /// Nothing is ever written; ENOSYS once, and closing a file is no message.
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        self.counts.count(Operation::Flush);
+        self.surroundings.counts.count(Operation::Flush);
         reply.error(Errno::ENOSYS);
     }
 
     /// The kernel checks permissions itself (`default_permissions`).
     fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
-        self.counts.count(Operation::Access);
+        self.surroundings.counts.count(Operation::Access);
         reply.error(Errno::ENOSYS);
     }
 
     /// Inodes are the manifest's and stay.
     fn forget(&self, _: &Request, _: INodeNo, _: u64) {
-        self.counts.count(Operation::Forget);
+        self.surroundings.counts.count(Operation::Forget);
     }
 
     fn release(
@@ -402,24 +392,24 @@ impl fuser::Filesystem for Adapter {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.counts.count(Operation::Release);
+        self.surroundings.counts.count(Operation::Release);
         reply.ok();
     }
 
     fn releasedir(&self, _: &Request, _: INodeNo, _: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
-        self.counts.count(Operation::Releasedir);
+        self.surroundings.counts.count(Operation::Releasedir);
         reply.ok();
     }
 
     /// Nothing is ever written; ENOSYS once, which callers see as success.
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.counts.count(Operation::Fsync);
+        self.surroundings.counts.count(Operation::Fsync);
         reply.error(Errno::ENOSYS);
     }
 
     /// As with files.
     fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.counts.count(Operation::Fsyncdir);
+        self.surroundings.counts.count(Operation::Fsyncdir);
         reply.error(Errno::ENOSYS);
     }
 }

@@ -12,16 +12,19 @@ mod readahead;
 mod recover;
 mod usage;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use sway_core::blob::Blob;
 use sway_core::digest::Digest;
 use sway_core::job::JobSpec;
-use sway_core::manifest::{Manifest, ManifestError};
+use sway_core::manifest::{Ino, Manifest, ManifestError};
+use sway_core::name::UserName;
+use sway_core::trace::TraceKey;
 use sway_server::tasks::Tasks;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
@@ -31,10 +34,12 @@ use crate::cache::{Chunks, ChunksConfig, DiskCacheError};
 use crate::fetch::{BlobSource, FetchError};
 use crate::fuse::{
     Adapter, FuseSession, Mountpoint, READAHEAD_KIB, RequestCounts, RequestHook, SessionError,
+    Surroundings,
 };
 use crate::id_map::IdMaps;
 use crate::predict::JobAhead;
 use crate::rootfs::{Rootfs, RootfsError};
+use crate::start::Board;
 use readahead::Holds;
 pub use readahead::ReadaheadHold;
 pub use usage::MountUse;
@@ -42,6 +47,9 @@ use usage::Usage;
 
 /// How long sessions may take to end at a shutdown; a busy one ends with the process.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Starts that are remembered of one mount.
+const STARTED_MAX: usize = 1024;
 
 /// Why an image can't be mounted.
 #[derive(Debug, thiserror::Error)]
@@ -162,13 +170,36 @@ impl Mounts {
     /// The mount of the image with this manifest; made if there is none. Concurrent callers
     /// share one.
     pub async fn get(&self, manifest: Digest) -> Result<Arc<ImageMount>, MountError> {
+        self.get_by(manifest, None).await
+    }
+
+    /// Like [`Mounts::get`], with the manifest's bytes at hand.
+    pub async fn get_with(
+        &self,
+        manifest: Digest,
+        blob: Blob,
+    ) -> Result<Arc<ImageMount>, MountError> {
+        self.get_by(manifest, Some(blob)).await
+    }
+
+    /// The mount of this image, if there is one.
+    pub fn peek(&self, manifest: Digest) -> Option<Arc<ImageMount>> {
+        let slot = self.lock().get(&manifest).cloned()?;
+        slot.mount.get().filter(|mount| mount.is_alive()).cloned()
+    }
+
+    async fn get_by(
+        &self,
+        manifest: Digest,
+        blob: Option<Blob>,
+    ) -> Result<Arc<ImageMount>, MountError> {
         loop {
             if self.stopping.load(Ordering::SeqCst) {
                 return Err(MountError::Stopping);
             }
             let slot =
                 Arc::clone(self.lock().entry(manifest).or_insert_with(|| Arc::new(Slot::new())));
-            let mount = slot.mount.get_or_try_init(|| self.make(manifest)).await?;
+            let mount = slot.mount.get_or_try_init(|| self.make(manifest, blob.clone())).await?;
             if !mount.session.is_alive() {
                 // Somebody unmounted it behind our back.
                 let mut slots = self.lock();
@@ -191,7 +222,7 @@ impl Mounts {
         if self.stopping.load(Ordering::SeqCst) {
             return Err(MountError::Stopping);
         }
-        self.make(manifest).await
+        self.make(manifest, None).await
     }
 
     /// How many images are mounted.
@@ -214,17 +245,30 @@ impl Mounts {
         futures::future::join_all(ends).await;
     }
 
-    async fn make(&self, digest: Digest) -> Result<Arc<ImageMount>, MountError> {
+    async fn make(
+        &self,
+        digest: Digest,
+        blob: Option<Blob>,
+    ) -> Result<Arc<ImageMount>, MountError> {
         let started = Instant::now();
         let service = Service {
             accounts: Arc::clone(&self.accounts),
             tasks: self.tasks.clone(),
             hook: self.config.hook.clone(),
             counts: Arc::default(),
+            board: Arc::default(),
         };
         let dir = self.config.dir.clone();
         let place = move || Mountpoint::fresh(&dir, &digest.to_hex());
-        let mut mount = ImageMount::make(digest, place, Arc::clone(&self.chunks), service).await?;
+        let chunks = Arc::clone(&self.chunks);
+        let blob = match blob {
+            Some(blob) => {
+                chunks.keep(&blob).await;
+                blob
+            }
+            None => fetch(&chunks, digest, &self.accounts).await?,
+        };
+        let mut mount = ImageMount::make(blob, place, chunks, service).await?;
         mount.shift_ids |= self.config.shift_ids;
         tracing::info!(
             manifest.digest = %digest,
@@ -269,6 +313,8 @@ pub struct ImageMount {
     shifted: tokio::sync::Mutex<HashMap<IdMaps, FuseSession>>,
     holds: Holds,
     usage: Usage,
+    /// Starts that were made on it.
+    started: Mutex<HashSet<(UserName, TraceKey)>>,
 }
 
 /// What a mount needs beside its tree to be served.
@@ -278,6 +324,7 @@ struct Service {
     tasks: Tasks,
     hook: Option<RequestHook>,
     counts: Arc<RequestCounts>,
+    board: Arc<Board>,
 }
 
 impl Service {
@@ -288,23 +335,21 @@ impl Service {
         owners: Option<IdMaps>,
         mountpoint: Mountpoint,
     ) -> Result<FuseSession, SessionError> {
-        let Self { accounts, tasks, hook, counts } = self;
-        let adapter = Adapter::new(Arc::clone(rootfs), owners, accounts, tasks, hook, counts);
+        let Self { accounts, tasks, hook, counts, board } = self;
+        let surroundings = Surroundings { counts, board, hook };
+        let adapter = Adapter::new(Arc::clone(rootfs), owners, accounts, tasks, surroundings);
         FuseSession::mount(adapter, mountpoint)
     }
 }
 
 impl ImageMount {
     async fn make(
-        digest: Digest,
+        blob: Blob,
         place: impl FnOnce() -> io::Result<Mountpoint> + Send + 'static,
         chunks: Arc<Chunks>,
         service: Service,
     ) -> Result<Self, MountError> {
-        let blob = chunks
-            .blob(digest, service.accounts.unattributed())
-            .await
-            .map_err(|source| MountError::Fetch { digest, source })?;
+        let digest = blob.digest();
         on_blocking_thread(move || {
             let manifest = Manifest::decode(blob.as_ref())
                 .map_err(|source| MountError::Manifest { digest, source })?;
@@ -314,7 +359,8 @@ impl ImageMount {
             let shift_ids = !session.can_be_idmapped();
             let shifted = tokio::sync::Mutex::default();
             let (holds, usage) = (Holds::default(), Usage::default());
-            Ok(Self { digest, rootfs, service, session, shift_ids, shifted, holds, usage })
+            let started = Mutex::default();
+            Ok(Self { digest, rootfs, service, session, shift_ids, shifted, holds, usage, started })
         })
         .await
     }
@@ -363,6 +409,36 @@ impl ImageMount {
         futures::future::join_all(ends).await;
     }
 
+    /// Whether requests are still answered.
+    pub fn is_alive(&self) -> bool {
+        self.session.is_alive()
+    }
+
+    /// What starts bring to this mount.
+    pub fn board(&self) -> &Arc<Board> {
+        &self.service.board
+    }
+
+    /// Puts bytes of a file into the kernel's page cache; see [`FuseSession::store`].
+    pub fn store(&self, ino: Ino, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.session.store(ino, offset, bytes)
+    }
+
+    /// Notes that a start of this user and key was made on this mount: it is warm for them.
+    pub fn note_started(&self, user: UserName, key: TraceKey) {
+        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        if started.len() >= STARTED_MAX {
+            started.clear();
+        }
+        started.insert((user, key));
+    }
+
+    /// Whether such a start was made.
+    pub fn is_started(&self, user: &UserName, key: &TraceKey) -> bool {
+        let started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        started.contains(&(user.clone(), key.clone()))
+    }
+
     /// The requests that the kernel has sent for it.
     pub fn requests(&self) -> &RequestCounts {
         &self.service.counts
@@ -391,6 +467,11 @@ impl ImageMount {
     /// The manifest's digest: the image's name by content.
     pub fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// The image's tree with its contents. Keeping it keeps no mount.
+    pub fn rootfs(&self) -> &Arc<Rootfs> {
+        &self.rootfs
     }
 
     /// The image's tree and run configuration.
@@ -429,10 +510,17 @@ pub async fn foreground(
     let tasks = Tasks::new();
     let chunks = Chunks::new(cache, source, tasks.clone())?;
     let accounts = Arc::new(Accounts::default());
-    let service = Service { accounts, tasks: tasks.clone(), hook: None, counts: Arc::default() };
+    let service = Service {
+        accounts,
+        tasks: tasks.clone(),
+        hook: None,
+        counts: Arc::default(),
+        board: Arc::default(),
+    };
     let dir = fs_err::canonicalize(dir).map_err(MountError::Directory)?;
     let place = move || Ok(Mountpoint::existing(dir));
-    let mount = ImageMount::make(manifest, place, chunks, service).await?;
+    let blob = fetch(&chunks, manifest, &service.accounts).await?;
+    let mount = ImageMount::make(blob, place, chunks, service).await?;
     tokio::select! {
         () = shutdown.cancelled() => {}
         () = mount.session.ended() => {}
@@ -440,6 +528,12 @@ pub async fn foreground(
     mount.session.shut_down(SHUTDOWN_DEADLINE).await;
     tasks.shutdown(SHUTDOWN_DEADLINE).await;
     Ok(())
+}
+
+/// The bytes of a manifest, from disk or from the fileserver.
+async fn fetch(chunks: &Chunks, digest: Digest, accounts: &Accounts) -> Result<Blob, MountError> {
+    let fetched = chunks.blob(digest, accounts.unattributed()).await;
+    fetched.map_err(|source| MountError::Fetch { digest, source })
 }
 
 /// Runs what may block off the runtime's threads.

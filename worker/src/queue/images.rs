@@ -1,11 +1,15 @@
 //! From an image's name to its manifest, by the fileserver's refs.
 
-use sway_client::Client;
+use std::sync::Arc;
+
+use sway_client::{Client, ClientError};
 use sway_core::api::jobs::ImageView;
 use sway_core::digest::Digest;
 use sway_core::name::{ImageName, UserName};
+use sway_core::trace::TraceKey;
 
 use super::QueueError;
+use crate::start::Starts;
 
 /// Images told in an error message.
 const NAMES_TOLD_MAX: usize = 50;
@@ -14,21 +18,28 @@ const NAMES_TOLD_MAX: usize = 50;
 #[derive(Clone, Debug)]
 pub struct Images {
     client: Client,
+    starts: Option<Arc<Starts>>,
 }
 
 impl Images {
     /// Asks the fileserver behind `client`.
     pub fn new(client: Client) -> Self {
-        Self { client }
+        Self { client, starts: None }
+    }
+
+    /// Begins the start of each image that it finds.
+    pub fn with_starts(client: Client, starts: Arc<Starts>) -> Self {
+        Self { client, starts: Some(starts) }
     }
 
     /// The manifest of `name`: the user's own image, else the library's. Somebody else's image
-    /// is found only by the operator.
+    /// is found only by the operator. `key` is the trace that the image is started by.
     pub async fn resolve(
         &self,
         user: &UserName,
         operator: bool,
         name: &ImageName,
+        key: &TraceKey,
     ) -> Result<Digest, QueueError> {
         let users = match &name.user {
             Some(owner) if operator || owner == user || *owner == UserName::library() => {
@@ -37,26 +48,53 @@ impl Images {
             Some(_) => vec![],
             None => vec![user.clone(), UserName::library()],
         };
-        for owner in users {
-            let reference = name.to_ref(&owner);
-            let found = self
-                .client
-                .refs()
-                .get(&reference)
-                .await
-                .map_err(|source| QueueError::Fileserver { name: name.to_string(), source })?;
-            match (found, name.digest) {
-                (None, _) => {}
-                (Some(found), Some(asked)) if found != asked => {
-                    return Err(QueueError::ImageMoved { name: name.clone(), found });
-                }
-                (Some(found), _) => return Ok(found),
+        let found = match &self.starts {
+            Some(starts) => self.find_and_start(starts, user, users, name, key).await,
+            None => self.find(users, name).await,
+        };
+        let found =
+            found.map_err(|source| QueueError::Fileserver { name: name.to_string(), source })?;
+        match (found, name.digest) {
+            (None, _) => {}
+            (Some(found), Some(asked)) if found != asked => {
+                return Err(QueueError::ImageMoved { name: name.clone(), found });
             }
+            (Some(found), _) => return Ok(found),
         }
         let mut known: Vec<String> =
             self.list(user).await?.into_iter().map(|image| image.name.to_string()).collect();
         known.truncate(NAMES_TOLD_MAX);
         Err(QueueError::NoImage { name: name.clone(), known })
+    }
+
+    async fn find(
+        &self,
+        owners: Vec<UserName>,
+        name: &ImageName,
+    ) -> Result<Option<Digest>, ClientError> {
+        for owner in owners {
+            if let Some(found) = self.client.refs().get(&name.to_ref(&owner)).await? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// One request finds the image and begins to bring it.
+    async fn find_and_start(
+        &self,
+        starts: &Arc<Starts>,
+        user: &UserName,
+        owners: Vec<UserName>,
+        name: &ImageName,
+        key: &TraceKey,
+    ) -> Result<Option<Digest>, ClientError> {
+        if owners.is_empty() {
+            return Ok(None);
+        }
+        let images = owners.iter().map(|owner| name.to_ref(owner)).collect();
+        let found = starts.resolve(user, images, key).await?;
+        Ok(found.map(|head| head.manifest))
     }
 
     /// What the user can run: own images and the library's, sorted by name.

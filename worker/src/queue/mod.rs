@@ -27,6 +27,7 @@ use sway_core::api::jobs::{
     ImageView, JobList, JobView, OutputStream, RECORD_LABEL, RunList, RunView, TraceUse,
 };
 use sway_core::job::{Cause, JobSpec, JobState, Limits};
+use sway_core::trace::TraceKey;
 use sway_server::guard::Identity;
 use sway_server::tasks::Tasks;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -165,7 +166,10 @@ impl Queue {
         {
             return Ok(inner.db.job(&id, &scope).await?.view);
         }
-        let manifest = inner.images.resolve(&identity.user, identity.operator, &spec.image).await?;
+        let key = TraceKey::of_program(&spec.program);
+        let images = &inner.images;
+        let manifest =
+            images.resolve(&identity.user, identity.operator, &spec.image, &key).await?;
         let waiting = inner.waiting(|_| true);
         if waiting >= config.waiting_max {
             return Err(QueueError::Full { waiting, retry_after: RETRY_AFTER });
@@ -438,6 +442,7 @@ impl Inner {
         let order = RunOrder {
             run_id,
             job_id: active.id.clone(),
+            user: active.user.clone(),
             spec,
             limits: job.limits,
             manifest: job.manifest,

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use sway_core::digest::Digest;
 use sway_core::job::{JobSpec, Limits};
+use sway_core::name::UserName;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +20,8 @@ pub struct RunOrder {
     pub run_id: i64,
     /// Its job.
     pub job_id: String,
+    /// Whose job it is.
+    pub user: UserName,
     /// What to run.
     pub spec: JobSpec,
     /// What it may use.

@@ -10,4 +10,6 @@ mod job_on_mount;
 mod mount;
 mod mount_fixture;
 mod mount_random;
+mod start;
+mod start_fixture;
 mod worker;

@@ -40,6 +40,11 @@ impl Store {
         digest
     }
 
+    /// A blob, raw.
+    pub(crate) fn raw(&self, digest: Digest) -> Option<Vec<u8>> {
+        self.blobs.lock().unwrap().get(&digest).cloned()
+    }
+
     /// All blobs, raw.
     pub(crate) fn all(&self) -> Vec<Vec<u8>> {
         self.blobs.lock().unwrap().values().cloned().collect()

@@ -1,0 +1,442 @@
+//! What of a mount's content is on its way by a start: asked by the FUSE adapter at every read.
+//!
+//! A page group is either expected, or here until it is in the kernel's page cache. A read of a
+//! group that is here is answered from it; a read of one that is expected is parked on it, and
+//! answered the moment it arrives, before the group is pushed: the kernel blocks a push onto a
+//! page that somebody reads until that read is answered. Nothing here ever blocks.
+//!
+//! Groups are named by chunk and position in it, so that files that share chunks share them too.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use sway_core::manifest::{GroupSource, Ino, Manifest};
+use tokio::sync::Notify;
+
+/// A group that comes within so many raw bytes of the stream is worth waiting for.
+const NEAR: u64 = 2 << 20;
+
+/// Most groups of one read that are looked at; a longer read goes its own way.
+const SPAN_MAX: u32 = 64;
+
+/// A page group of an image's chunks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupKey {
+    /// Index into [`Manifest::chunks`].
+    pub chunk: u32,
+    /// The group within the chunk.
+    pub group: u32,
+}
+
+/// One start on a board.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StartId(u64);
+
+/// A read that is parked on a group.
+pub trait Waiter: Debug + Send + Sync {
+    /// The group is here: answers the read, unless it was answered meanwhile.
+    fn complete(&self, group: &Bytes);
+
+    /// The group does not come by the stream any more: the read should go its own way at once.
+    fn give_up(&self);
+}
+
+/// What is known of the bytes of a read.
+#[derive(Debug)]
+pub enum Outlook {
+    /// Nothing: it goes its own way.
+    Unknown,
+    /// These are the bytes.
+    Here(Bytes),
+    /// They arrive soon: it should be parked, and go its own way only after a while.
+    Near(GroupKey),
+    /// They arrive, but late: it should be parked and go its own way at the same time.
+    Far(GroupKey),
+    /// It goes beyond one group, of which some arrive: it goes its own way and says so.
+    Spanning(Vec<GroupKey>),
+}
+
+/// The board of one mount.
+#[derive(Debug, Default)]
+pub struct Board {
+    /// Starts that are under way: nothing is locked where there are none.
+    active: AtomicUsize,
+    next_id: AtomicU64,
+    state: Mutex<State>,
+    /// Reads that wait for what they asked for themselves.
+    demands: AtomicUsize,
+    no_demand: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    groups: HashMap<GroupKey, Group>,
+    waiters: HashMap<GroupKey, Vec<Arc<dyn Waiter>>>,
+    /// Groups under reads of several ones that are parked, and by how many.
+    spanned: HashMap<GroupKey, usize>,
+    /// How far each start has come, in raw bytes.
+    positions: HashMap<StartId, u64>,
+}
+
+#[derive(Debug)]
+enum Group {
+    /// On its way, at this position.
+    Expected { start: StartId, at: u64 },
+    /// These are its bytes.
+    Here { start: StartId, bytes: Bytes },
+}
+
+impl Group {
+    fn start(&self) -> StartId {
+        match self {
+            Self::Expected { start, .. } | Self::Here { start, .. } => *start,
+        }
+    }
+}
+
+impl Board {
+    /// Begins a start. [`Board::end`] ends it.
+    pub fn begin(&self) -> StartId {
+        let id = StartId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        self.lock().positions.insert(id, 0);
+        self.active.fetch_add(1, Ordering::SeqCst);
+        id
+    }
+
+    /// Notes groups that a start will bring, with their positions in it.
+    pub fn expect(&self, start: StartId, groups: impl IntoIterator<Item = (GroupKey, u64)>) {
+        let mut state = self.lock();
+        for (key, at) in groups {
+            state.groups.entry(key).or_insert(Group::Expected { start, at });
+        }
+    }
+
+    /// Puts groups here and answers the reads that wait for them; the start has come to
+    /// `position`.
+    pub fn deliver(
+        &self,
+        start: StartId,
+        groups: impl IntoIterator<Item = (GroupKey, Bytes)>,
+        position: u64,
+    ) {
+        let mut served = Vec::new();
+        let mut state = self.lock();
+        state.positions.insert(start, position);
+        for (key, bytes) in groups {
+            for waiter in state.waiters.remove(&key).unwrap_or_default() {
+                served.push((waiter, bytes.clone()));
+            }
+            state.groups.insert(key, Group::Here { start, bytes });
+        }
+        drop(state);
+        for (waiter, bytes) in served {
+            waiter.complete(&bytes);
+        }
+    }
+
+    /// Forgets groups: they are in the kernel's page cache, or will not come.
+    pub fn retire(&self, groups: impl IntoIterator<Item = GroupKey>) {
+        let mut given_up = Vec::new();
+        let mut state = self.lock();
+        for key in groups {
+            state.groups.remove(&key);
+            given_up.extend(state.waiters.remove(&key).unwrap_or_default());
+        }
+        drop(state);
+        given_up.iter().for_each(|waiter| waiter.give_up());
+    }
+
+    /// Ends a start: what it has not brought does not come.
+    pub fn end(&self, start: StartId) {
+        let mut state = self.lock();
+        if state.positions.remove(&start).is_none() {
+            return;
+        }
+        let own = state.groups.iter().filter(|(_, group)| group.start() == start);
+        let gone: Vec<GroupKey> = own.map(|(key, _)| *key).collect();
+        drop(state);
+        self.retire(gone);
+        self.active.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// What is known of the bytes of a read.
+    pub fn outlook(&self, manifest: &Manifest, ino: Ino, offset: u64, len: usize) -> Outlook {
+        if self.active.load(Ordering::SeqCst) == 0 {
+            return Outlook::Unknown;
+        }
+        let Some(groups) = Groups::of(manifest, ino, offset, len) else { return Outlook::Unknown };
+        let state = self.lock();
+        let mut bytes = Vec::with_capacity(groups.keys.len());
+        for key in &groups.keys {
+            match state.groups.get(key) {
+                Some(Group::Here { bytes: here, .. }) => bytes.push(here.clone()),
+                Some(Group::Expected { start, at }) if groups.keys.len() == 1 => {
+                    let position = state.positions.get(start).copied().unwrap_or(0);
+                    let is_near = at.saturating_sub(position) <= NEAR;
+                    return if is_near { Outlook::Near(*key) } else { Outlook::Far(*key) };
+                }
+                Some(Group::Expected { .. }) | None => break,
+            }
+        }
+        if bytes.len() == groups.keys.len() {
+            drop(state);
+            return Outlook::Here(groups.cut(bytes));
+        }
+        if groups.keys.iter().any(|key| state.groups.contains_key(key)) {
+            return Outlook::Spanning(groups.keys);
+        }
+        Outlook::Unknown
+    }
+
+    /// Parks a read on a group. Returns the group where it has arrived meanwhile; false where it
+    /// does not come any more.
+    pub fn park(&self, key: GroupKey, waiter: &Arc<dyn Waiter>) -> Parked {
+        let mut state = self.lock();
+        match state.groups.get(&key) {
+            Some(Group::Here { bytes, .. }) => Parked::Here(bytes.clone()),
+            Some(Group::Expected { .. }) => {
+                state.waiters.entry(key).or_default().push(Arc::clone(waiter));
+                Parked::Waits
+            }
+            None => Parked::Gone,
+        }
+    }
+
+    /// Notes a read of several groups that is under way.
+    pub fn span(self: &Arc<Self>, keys: Vec<GroupKey>) -> Span {
+        let mut state = self.lock();
+        for key in &keys {
+            *state.spanned.entry(*key).or_default() += 1;
+        }
+        Span { board: Arc::clone(self), keys }
+    }
+
+    /// Whether a read of several groups is under way that covers this one.
+    pub fn is_spanned(&self, key: GroupKey) -> bool {
+        self.lock().spanned.contains_key(&key)
+    }
+
+    /// Notes a read that waits for what it asked for itself.
+    pub fn demand(self: &Arc<Self>) -> Demand {
+        self.demands.fetch_add(1, Ordering::SeqCst);
+        Demand(Arc::clone(self))
+    }
+
+    /// Waits until no read waits for what it asked for itself, but no longer than `max`.
+    pub async fn no_demand(&self, max: Duration) {
+        if self.demands.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let none = async {
+            loop {
+                let told = self.no_demand.notified();
+                if self.demands.load(Ordering::SeqCst) == 0 {
+                    return;
+                }
+                told.await;
+            }
+        };
+        let _ = tokio::time::timeout(max, none).await;
+    }
+
+    /// Groups that are here or expected.
+    pub fn len(&self) -> usize {
+        self.lock().groups.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What became of a read that was to be parked.
+#[derive(Debug)]
+pub enum Parked {
+    /// It waits.
+    Waits,
+    /// The group has arrived.
+    Here(Bytes),
+    /// The group does not come.
+    Gone,
+}
+
+/// A read that waits for what it asked for itself, until this is dropped.
+#[derive(Debug)]
+pub struct Demand(Arc<Board>);
+
+impl Drop for Demand {
+    fn drop(&mut self) {
+        if self.0.demands.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.no_demand.notify_waiters();
+        }
+    }
+}
+
+/// A read of several groups that is under way, until this is dropped.
+#[derive(Debug)]
+pub struct Span {
+    board: Arc<Board>,
+    keys: Vec<GroupKey>,
+}
+
+impl Drop for Span {
+    fn drop(&mut self) {
+        let mut state = self.board.lock();
+        for key in &self.keys {
+            if let Some(count) = state.spanned.get_mut(key) {
+                *count -= 1;
+                if *count == 0 {
+                    state.spanned.remove(key);
+                }
+            }
+        }
+    }
+}
+
+/// The groups that a read touches, and the bytes of them that it wants.
+struct Groups {
+    keys: Vec<GroupKey>,
+    /// Within the groups, put one behind the other.
+    range: Range<usize>,
+}
+
+impl Groups {
+    /// None where a read is of holes, nothing or too much.
+    fn of(manifest: &Manifest, ino: Ino, offset: u64, len: usize) -> Option<Self> {
+        let size = manifest.inode(ino)?.size();
+        let end = offset.saturating_add(len as u64).min(size);
+        if offset >= end {
+            return None;
+        }
+        let group_len = u64::from(manifest.group_len());
+        let first = u32::try_from(offset / group_len).ok()?;
+        let last = u32::try_from((end - 1) / group_len).ok()?;
+        if last - first >= SPAN_MAX {
+            return None;
+        }
+        let mut keys = Vec::with_capacity((last - first) as usize + 1);
+        for group in first..=last {
+            match manifest.group(ino, group)? {
+                GroupSource::Chunk { chunk, group } => keys.push(GroupKey { chunk, group }),
+                GroupSource::Hole => return None,
+            }
+        }
+        let start = usize::try_from(offset % group_len).ok()?;
+        let range = start..start + usize::try_from(end - offset).ok()?;
+        Some(Self { keys, range })
+    }
+
+    fn cut(&self, bytes: Vec<Bytes>) -> Bytes {
+        if let [only] = &bytes[..] {
+            return only.slice(self.range.clone());
+        }
+        Bytes::from(bytes.concat()).slice(self.range.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sway_core::chunk::{CutChunk, GROUP_LEN};
+    use sway_core::manifest::{FileContent, Metadata, NodeKind, RunConfig, Tree};
+
+    use super::*;
+
+    const GROUP: usize = GROUP_LEN as usize;
+
+    /// A file of three groups and a bit, in one chunk.
+    fn image() -> (Manifest, Ino, Vec<u8>) {
+        let bytes: Vec<u8> = (0..GROUP * 3 + 100).map(|i| i.to_le_bytes()[1]).collect();
+        let mut content = FileContent::new();
+        content.push_chunk(CutChunk::of(&bytes));
+        let mut tree = Tree::new();
+        let node = tree.add(Metadata::default(), NodeKind::Regular(content));
+        tree.entries_mut(Tree::ROOT).unwrap().insert(b"f".to_vec(), node);
+        let (manifest, _) = tree.to_manifest(RunConfig::default()).unwrap();
+        let ino = manifest.resolve(b"f").unwrap();
+        (manifest, ino, bytes)
+    }
+
+    fn key(group: u32) -> GroupKey {
+        GroupKey { chunk: 0, group }
+    }
+
+    fn group(bytes: &[u8], at: usize) -> Bytes {
+        Bytes::copy_from_slice(bytes.chunks(GROUP).nth(at).unwrap())
+    }
+
+    #[derive(Debug, Default)]
+    struct Noted(Mutex<Vec<Option<Bytes>>>);
+
+    impl Waiter for Noted {
+        fn complete(&self, group: &Bytes) {
+            self.0.lock().unwrap().push(Some(group.clone()));
+        }
+
+        fn give_up(&self) {
+            self.0.lock().unwrap().push(None);
+        }
+    }
+
+    #[test]
+    fn a_read_is_answered_from_what_is_here() {
+        let (manifest, ino, bytes) = image();
+        let board = Board::default();
+        assert!(matches!(board.outlook(&manifest, ino, 0, 4096), Outlook::Unknown));
+        let start = board.begin();
+        board.expect(start, (0..4).map(|at| (key(at), u64::from(at) * (NEAR + 1))));
+        assert!(matches!(board.outlook(&manifest, ino, 0, 4096), Outlook::Near(_)));
+        let far = board.outlook(&manifest, ino, 2 * GROUP as u64, 4096);
+        assert!(matches!(far, Outlook::Far(found) if found == key(2)));
+        board.deliver(start, [(key(0), group(&bytes, 0))], 0);
+        let Outlook::Here(here) = board.outlook(&manifest, ino, 4096, 4096) else { panic!() };
+        assert_eq!(here, bytes[4096..8192]);
+        let across = board.outlook(&manifest, ino, 0, GROUP + 1);
+        assert!(matches!(across, Outlook::Spanning(keys) if keys == [key(0), key(1)]));
+        board.deliver(start, [(key(1), group(&bytes, 1)), (key(3), group(&bytes, 3))], 0);
+        let Outlook::Here(here) = board.outlook(&manifest, ino, 10, GROUP + 1) else { panic!() };
+        assert_eq!(here, bytes[10..GROUP + 11]);
+        // The end of the file.
+        let end = board.outlook(&manifest, ino, 3 * GROUP as u64, 4096);
+        assert!(matches!(end, Outlook::Here(end) if end == bytes[3 * GROUP..]));
+        board.end(start);
+        assert!(board.is_empty());
+        assert!(matches!(board.outlook(&manifest, ino, 0, 4096), Outlook::Unknown));
+    }
+
+    #[test]
+    fn who_waits_is_served_or_told_that_nothing_comes() {
+        let (_, _, bytes) = image();
+        let board = Board::default();
+        let start = board.begin();
+        board.expect(start, [(key(0), 0), (key(1), 0)]);
+        let noted: Arc<Noted> = Arc::default();
+        let waiter: Arc<dyn Waiter> = Arc::<Noted>::clone(&noted);
+        assert!(matches!(board.park(key(0), &waiter), Parked::Waits));
+        assert!(matches!(board.park(key(1), &waiter), Parked::Waits));
+        assert!(matches!(board.park(key(2), &waiter), Parked::Gone));
+        board.deliver(start, [(key(0), group(&bytes, 0))], 0);
+        assert!(matches!(board.park(key(0), &waiter), Parked::Here(_)));
+        board.end(start);
+        assert_eq!(*noted.0.lock().unwrap(), [Some(group(&bytes, 0)), None]);
+    }
+
+    #[test]
+    fn a_span_covers_its_groups_while_it_lives() {
+        let board: Arc<Board> = Arc::default();
+        let (first, second) = (board.span(vec![key(0), key(1)]), board.span(vec![key(1)]));
+        drop(first);
+        assert!(!board.is_spanned(key(0)) && board.is_spanned(key(1)));
+        drop(second);
+        assert!(!board.is_spanned(key(1)));
+    }
+}

@@ -1,0 +1,227 @@
+//! What the frames of a trace mean in one image: which bytes belong where, and whether they are
+//! the image's.
+//!
+//! Pure. A trace says what some image's files had at some time, and its frames come from a server:
+//! neither is believed. Every page group is checked against the hashes that the manifest vouches
+//! for before anything else sees it.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sway_core::digest::Digest;
+use sway_core::manifest::{GroupSource, Ino, Manifest, PageGroups};
+use sway_core::trace::Trace;
+
+use super::board::GroupKey;
+
+/// Why a frame is not used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// The trace tells of no such frame.
+    #[error("frame {0} belongs to no trace")]
+    Unknown(Digest),
+    /// It is longer or shorter than its ranges.
+    #[error("frame {digest} has {len} bytes where its trace says {due}")]
+    Length {
+        /// The frame.
+        digest: Digest,
+        /// Its bytes.
+        len: usize,
+        /// What the trace says.
+        due: u32,
+    },
+    /// Some of its bytes are not the image's.
+    #[error("frame {digest} holds other bytes than the image's in {path}")]
+    Foreign {
+        /// The frame.
+        digest: Digest,
+        /// The file.
+        path: String,
+    },
+}
+
+/// A file of a trace in this image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Its inode.
+    pub ino: Ino,
+    /// A path to it, from the root, that passes no symbolic link.
+    pub path: Box<[u8]>,
+}
+
+/// A page group in a frame, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Its name on the board.
+    pub key: GroupKey,
+    /// Index of the file, for [`Plan::target`].
+    pub file: u32,
+    /// Where it is in the file, in bytes.
+    pub offset: u64,
+    /// Where it is in the frame.
+    pub range: Range<usize>,
+}
+
+/// A trace, laid over an image.
+#[derive(Debug)]
+pub struct Plan {
+    manifest: Arc<Manifest>,
+    groups: PageGroups,
+    trace: Arc<Trace>,
+    /// For each file of the trace; none where the image does not have it.
+    targets: Vec<Option<Target>>,
+    /// Frames by name; those of the same bytes have the same name.
+    frames: HashMap<Digest, Vec<usize>>,
+    /// Raw bytes before each frame.
+    starts: Vec<u64>,
+}
+
+impl Plan {
+    /// Lays `trace` over an image. None where their page groups are of different lengths.
+    pub fn new(manifest: Arc<Manifest>, groups: PageGroups, trace: Arc<Trace>) -> Option<Self> {
+        if trace.group_len() != manifest.group_len() {
+            return None;
+        }
+        let mut targets: Vec<Option<Target>> = trace
+            .files()
+            .iter()
+            .map(|file| {
+                let ino = manifest.resolve(&file.path)?;
+                let is_same = manifest.content_id(ino) == Some(file.content)
+                    && manifest.inode(ino)?.size() == file.size;
+                is_same.then(|| Target { ino, path: file.path.clone() })
+            })
+            .collect();
+        find_moved(&manifest, &trace, &mut targets);
+        let mut frames: HashMap<Digest, Vec<usize>> = HashMap::new();
+        for (at, frame) in trace.frames().iter().enumerate() {
+            frames.entry(frame.digest).or_default().push(at);
+        }
+        let mut starts = Vec::with_capacity(trace.frames().len());
+        let mut at = 0;
+        for frame in trace.frames() {
+            starts.push(at);
+            at += u64::from(frame.len);
+        }
+        Some(Self { manifest, groups, trace, targets, frames, starts })
+    }
+
+    /// The trace.
+    pub fn trace(&self) -> &Arc<Trace> {
+        &self.trace
+    }
+
+    /// A file of the trace in the image.
+    pub fn target(&self, file: u32) -> Option<&Target> {
+        self.targets.get(file as usize)?.as_ref()
+    }
+
+    /// The positions of a frame among all.
+    pub fn frames(&self, digest: Digest) -> &[usize] {
+        self.frames.get(&digest).map_or(&[], Vec::as_slice)
+    }
+
+    /// Raw bytes of the frames before this one, and of it.
+    pub fn span(&self, frame: usize) -> Range<u64> {
+        let start = self.starts[frame];
+        start..start + u64::from(self.trace.frames()[frame].len)
+    }
+
+    /// Whether a frame holds anything of this image.
+    pub fn is_useful(&self, frame: usize) -> bool {
+        let ranges = &self.trace.ranges()[self.trace.frames()[frame].ranges.clone()];
+        ranges.iter().any(|range| self.target(range.file).is_some())
+    }
+
+    /// All groups that the frames bring, with their positions.
+    pub fn expected(&self) -> Vec<(GroupKey, u64)> {
+        let all = 0..self.trace.frames().len();
+        all.flat_map(|frame| {
+            let at = self.starts[frame];
+            self.pieces(frame).into_iter().map(move |piece| (piece.key, at))
+        })
+        .collect()
+    }
+
+    /// The groups of a frame that are this image's, in order.
+    pub fn pieces(&self, frame: usize) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        let mut at = 0;
+        let group_len = u64::from(self.manifest.group_len());
+        for range in &self.trace.ranges()[self.trace.frames()[frame].ranges.clone()] {
+            let bytes = self.trace.range_bytes(range);
+            let start = at;
+            at += usize::try_from(bytes.end - bytes.start).expect("a frame is at most 256 KiB");
+            let Some(target) = self.target(range.file) else { continue };
+            for step in 0..range.count {
+                let Some(GroupSource::Chunk { chunk, group }) =
+                    self.manifest.group(target.ino, range.first + step)
+                else {
+                    continue;
+                };
+                let within = usize::try_from(u64::from(step) * group_len)
+                    .expect("a frame is at most 256 KiB");
+                let from = start + within;
+                let to = (from + self.manifest.group_len() as usize).min(at);
+                pieces.push(Piece {
+                    key: GroupKey { chunk, group },
+                    file: range.file,
+                    offset: bytes.start + within as u64,
+                    range: from..to,
+                });
+            }
+        }
+        pieces
+    }
+
+    /// Checks the raw bytes of a frame: all of its groups that this image has must be the image's.
+    /// What the frame's own digest says is no matter then, and is not asked.
+    pub fn check(&self, frame: usize, raw: &Bytes) -> Result<Vec<Piece>, FrameError> {
+        let traced = &self.trace.frames()[frame];
+        let digest = traced.digest;
+        if raw.len() != traced.len as usize {
+            return Err(FrameError::Length { digest, len: raw.len(), due: traced.len });
+        }
+        let pieces = self.pieces(frame);
+        for piece in &pieces {
+            let due = self.groups.hash(&self.manifest, piece.key.chunk, piece.key.group);
+            if due != Some(Digest::of(&raw[piece.range.clone()])) {
+                let path = &self.trace.files()[piece.file as usize].path;
+                return Err(FrameError::Foreign { digest, path: path.escape_ascii().to_string() });
+            }
+        }
+        Ok(pieces)
+    }
+}
+
+/// Finds files that are not where they were traced by their content: the image is another one.
+fn find_moved(manifest: &Manifest, trace: &Trace, targets: &mut [Option<Target>]) {
+    let lost = targets.iter().enumerate().filter(|(_, target)| target.is_none());
+    let lost = lost.map(|(at, _)| (trace.files()[at].content, at));
+    // Several files of a trace never have the same content.
+    let mut lost: HashMap<Digest, usize> = lost.collect();
+    // The contents of all files are not looked at where none is lost.
+    let sizes: std::collections::HashSet<u64> =
+        lost.values().map(|at| trace.files()[*at].size).collect();
+    let mut open = vec![(Ino::ROOT, Vec::new())];
+    while let Some((directory, path)) = open.pop() {
+        if lost.is_empty() {
+            return;
+        }
+        for (name, ino) in manifest.entries(directory).into_iter().flatten() {
+            let Some(inode) = manifest.inode(ino) else { continue };
+            let child = || [&path[..], b"/", name].concat();
+            if inode.is_directory() {
+                open.push((ino, child()));
+            } else if inode.is_regular()
+                && sizes.contains(&inode.size())
+                && let Some(content) = manifest.content_id(ino)
+                && let Some(at) = lost.remove(&content)
+            {
+                targets[at] = Some(Target { ino, path: child().into() });
+            }
+        }
+    }
+}

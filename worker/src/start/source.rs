@@ -1,0 +1,30 @@
+//! Where starts come from: the fileserver, or a test's stand-in.
+
+use std::fmt::Debug;
+
+use futures::future::BoxFuture;
+use sway_client::blobs::FrameStream;
+use sway_client::start::{StartAnswer, StartQuery};
+use sway_client::{Client, ClientError};
+use sway_core::blob::BLOB_LEN_MAX;
+use sway_core::digest::Digest;
+
+/// A server of starts.
+pub trait StartSource: Debug + Send + Sync + 'static {
+    /// Asks for all that a start needs, once.
+    fn start(&self, query: StartQuery) -> BoxFuture<'_, Result<StartAnswer, ClientError>>;
+
+    /// Asks for blobs, in this order, once. Frames are not verified.
+    fn blobs(&self, digests: &[Digest]) -> FrameStream;
+}
+
+impl StartSource for Client {
+    fn start(&self, query: StartQuery) -> BoxFuture<'_, Result<StartAnswer, ClientError>> {
+        Box::pin(Client::start(self, query))
+    }
+
+    fn blobs(&self, digests: &[Digest]) -> FrameStream {
+        let wanted = digests.iter().map(|digest| (*digest, BLOB_LEN_MAX)).collect();
+        Client::blobs(self).fetch_within(wanted)
+    }
+}

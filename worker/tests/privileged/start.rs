@@ -1,0 +1,375 @@
+//! Starts on real mounts: what is pushed, what is answered, and what happens when it goes wrong.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use sway_core::api::jobs::TraceUse;
+use sway_core::digest::Digest;
+use sway_core::manifest::Manifest;
+use sway_core::name::{RefName, UserName};
+use sway_core::trace::TraceKey;
+use sway_worker::fuse::Operation;
+use sway_worker::mount::ImageMount;
+use sway_worker::start::{StartGuard, Starts, TraceMode};
+
+use super::mount_fixture::{Fixture, Options, blocking, export};
+use super::start_fixture::{Fate, Script, starts, trace_of};
+
+const LONG: usize = 1_000_000;
+
+/// Files of several frames, of one group, and one that no trace has.
+fn image() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = |seed: usize, len: usize| -> Vec<u8> {
+        let mixed = |i: usize| (i + seed * 1_000_003).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (0..len).map(|i| (mixed(i) >> 29).to_le_bytes()[0]).collect()
+    };
+    fs::create_dir_all(dir.path().join("usr/lib")).unwrap();
+    fs::write(dir.path().join("usr/lib/long"), bytes(1, LONG)).unwrap();
+    fs::write(dir.path().join("usr/lib/other"), bytes(2, LONG / 2)).unwrap();
+    fs::write(dir.path().join("usr/short"), bytes(3, 5000)).unwrap();
+    fs::write(dir.path().join("untraced"), bytes(4, 300_000)).unwrap();
+    dir
+}
+
+const TRACED: [&str; 3] = ["usr/lib/long", "usr/short", "usr/lib/other"];
+
+fn user() -> UserName {
+    "ada".parse().unwrap()
+}
+
+fn images() -> Vec<RefName> {
+    vec!["images/ada/app:latest".parse().unwrap()]
+}
+
+struct Setup {
+    fixture: Fixture,
+    script: Arc<Script>,
+    starts: Arc<Starts>,
+    manifest: Digest,
+    image: tempfile::TempDir,
+}
+
+impl Setup {
+    fn new(mode: TraceMode) -> Self {
+        Self::with(mode, Options::default())
+    }
+
+    fn with(mode: TraceMode, options: Options) -> Self {
+        let fixture = Fixture::new(options);
+        let image = image();
+        let digest = export(image.path(), &fixture.store);
+        let manifest = Manifest::decode(&fixture.store.raw(digest).unwrap()).unwrap();
+        let trace = trace_of(&manifest, image.path(), &TRACED);
+        let script = Script::new(&fixture.store, digest, &manifest, Some(trace));
+        let starts = starts(&fixture, &script, mode);
+        Self { fixture, script, starts, manifest: digest, image }
+    }
+
+    async fn resolve(&self) -> Digest {
+        let head = self.starts.resolve(&user(), images(), &TraceKey::any()).await.unwrap();
+        head.unwrap().manifest
+    }
+
+    fn begin(&self) -> StartGuard {
+        self.starts.begin(self.manifest, &user(), &TraceKey::any())
+    }
+
+    async fn end(self) -> tempfile::TempDir {
+        drop(self.starts);
+        self.fixture.end().await
+    }
+}
+
+/// Waits until all has been pushed that is traced.
+async fn pushed(guard: &StartGuard) {
+    let due = (LONG + LONG / 2 + 5000) as u64;
+    let begun = Instant::now();
+    while guard.figures().pushed_bytes < due {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", guard.figures());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Reads a file of the mount and compares it with the image's.
+async fn assert_same(mount: &Arc<ImageMount>, image: &Path, path: &str) {
+    let (mounted, original) = (mount.path().join(path), image.join(path));
+    blocking(move || {
+        assert!(fs::read(&mounted).unwrap() == fs::read(original).unwrap(), "{mounted:?}");
+    })
+    .await;
+}
+
+fn readahead(mount: &ImageMount) -> String {
+    let device = fs::metadata(mount.path()).unwrap().dev();
+    let (major, minor) = (libc::major(device), libc::minor(device));
+    let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    fs::read_to_string(path).unwrap().trim().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pushed_files_are_read_without_a_request() {
+    let setup = Setup::new(TraceMode::Push);
+    assert_eq!(setup.resolve().await, setup.manifest);
+    let guard = setup.begin();
+    let mount = guard.mount().await.unwrap();
+    pushed(&guard).await;
+    for path in TRACED {
+        assert_same(&mount, setup.image.path(), path).await;
+    }
+    assert_eq!(mount.requests().of(Operation::Read), 0, "{}", mount.requests());
+    assert_eq!(setup.fixture.store.asked(), []);
+    let figures = guard.figures();
+    assert_eq!((figures.mode, figures.refused), (TraceUse::Pushed, 0));
+    assert!(figures.bytes_on_wire > 0);
+    assert_eq!(figures.pushed_groups, 62 + 1 + 31);
+    assert_same(&mount, setup.image.path(), "untraced").await;
+    assert!(mount.requests().of(Operation::Read) > 0);
+    // Another job of the same entry has a warm mount, and is told so in a small answer.
+    drop(guard);
+    assert_eq!(setup.resolve().await, setup.manifest);
+    let again = setup.begin();
+    assert_eq!(again.figures().mode, TraceUse::None);
+    assert!(again.figures().has_trace);
+    assert_eq!(setup.script.streams.load(Ordering::SeqCst), 1);
+    drop((again, mount));
+    setup.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_kernel_reads_ahead_again_once_all_is_pushed() {
+    let setup = Setup::new(TraceMode::Push);
+    setup.script.allowed.send_replace(1);
+    setup.resolve().await;
+    let guard = setup.begin();
+    let mount = guard.mount().await.unwrap();
+    while guard.figures().frames == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let during = blocking({
+        let mount = Arc::clone(&mount);
+        move || readahead(&mount)
+    });
+    assert_eq!(during.await, "0");
+    setup.script.allowed.send_replace(usize::MAX);
+    pushed(&guard).await;
+    let begun = Instant::now();
+    loop {
+        let mount = Arc::clone(&mount);
+        if blocking(move || readahead(&mount)).await == "128" {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20));
+    }
+    drop((guard, mount));
+    setup.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_never_reaches_a_reader() {
+    for mode in [TraceMode::Push, TraceMode::Read] {
+        let setup = Setup::new(mode);
+        *setup.script.fate.lock().unwrap() = Fate::Flipped;
+        setup.resolve().await;
+        let guard = setup.begin();
+        let mount = guard.mount().await.unwrap();
+        for path in TRACED {
+            assert_same(&mount, setup.image.path(), path).await;
+        }
+        let begun = Instant::now();
+        while guard.figures().refused < 7 {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", guard.figures());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(guard.figures().pushed_bytes, 0);
+        assert!(setup.fixture.store.asked().len() > 10);
+        drop((guard, mount));
+        setup.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_breaks_is_asked_for_what_is_left() {
+    let setup = Setup::new(TraceMode::Push);
+    *setup.script.fate.lock().unwrap() = Fate::BreakAfter(3);
+    setup.resolve().await;
+    let guard = setup.begin();
+    let mount = guard.mount().await.unwrap();
+    pushed(&guard).await;
+    assert_eq!(setup.script.refetched.load(Ordering::SeqCst), 7 - 3);
+    drop((guard, mount));
+    setup.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_whose_server_dies_ends_in_reads_on_demand() {
+    let setup = Setup::new(TraceMode::Push);
+    *setup.script.fate.lock().unwrap() = Fate::BreakAfter(2);
+    *setup.script.is_down.lock().unwrap() = true;
+    setup.resolve().await;
+    let guard = setup.begin();
+    let mount = guard.mount().await.unwrap();
+    for path in TRACED {
+        assert_same(&mount, setup.image.path(), path).await;
+    }
+    assert!(mount.board().is_empty() || guard.figures().frames < 3);
+    drop((guard, mount));
+    setup.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_answer_reads_where_nothing_is_pushed() {
+    let setup = Setup::new(TraceMode::Read);
+    setup.resolve().await;
+    let guard = setup.begin();
+    let mount = guard.mount().await.unwrap();
+    pushed(&guard).await;
+    for path in TRACED {
+        assert_same(&mount, setup.image.path(), path).await;
+    }
+    assert!(mount.requests().of(Operation::Read) > 0);
+    assert_eq!(setup.fixture.store.asked(), []);
+    assert_eq!(guard.figures().mode, TraceUse::Read);
+    drop((guard, mount));
+    setup.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_share_a_stream_and_the_last_one_ends_it() {
+    let setup = Setup::new(TraceMode::Push);
+    setup.script.allowed.send_replace(1);
+    setup.resolve().await;
+    let (first, second) = (setup.begin(), setup.begin());
+    let mount = first.mount().await.unwrap();
+    assert!(Arc::ptr_eq(&mount, &second.mount().await.unwrap()));
+    while first.figures().frames == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(setup.script.streams.load(Ordering::SeqCst), 1);
+    // The wire is charged once.
+    assert!(first.figures().bytes_on_wire > 0);
+    assert_eq!(second.figures().bytes_on_wire, 0);
+    drop(first);
+    assert!(!mount.board().is_empty());
+    drop(second);
+    let begun = Instant::now();
+    while !mount.board().is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(mount);
+    setup.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_on_a_page_that_is_about_to_be_pushed_is_answered_first() {
+    let setup = Setup::new(TraceMode::Push);
+    // On demand gets no answer: only the stream can.
+    setup.script.allowed.send_replace(0);
+    setup.resolve().await;
+    let guard = setup.begin();
+    let mount = guard.mount().await.unwrap();
+    let begun = Instant::now();
+    while mount.board().is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    setup.fixture.store.set_closed(true);
+    let reads: Vec<_> = TRACED
+        .into_iter()
+        .map(|path| {
+            let (mounted, original) = (mount.path().join(path), setup.image.path().join(path));
+            tokio::task::spawn_blocking(move || {
+                fs::read(mounted).unwrap() == fs::read(original).unwrap()
+            })
+        })
+        .collect();
+    while mount.requests().of(Operation::Read) < 3 {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    setup.script.allowed.send_replace(usize::MAX);
+    for read in reads {
+        assert!(read.await.unwrap());
+    }
+    pushed(&guard).await;
+    setup.fixture.store.set_closed(false);
+    drop((guard, mount));
+    setup.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_worker_starts_from_its_file() {
+    let setup = Setup::new(TraceMode::Push);
+    setup.resolve().await;
+    let guard = setup.begin();
+    let mount = guard.mount().await.unwrap();
+    pushed(&guard).await;
+    let file = setup.fixture.dir.path().join("starts/v1");
+    let begun = Instant::now();
+    let is_there = || {
+        let mut names = fs::read_dir(&file).into_iter().flatten();
+        names.any(|entry| entry.unwrap().path().extension().is_some_and(|end| end == "start"))
+    };
+    while !is_there() {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop((guard, mount));
+    let (script, manifest, image) = (setup.script, setup.manifest, setup.image);
+    drop(setup.starts);
+    let store = Arc::clone(&setup.fixture.store);
+    let dir = setup.fixture.end().await;
+
+    let fixture = Fixture::over(store, dir, Options::default());
+    let starts = starts(&fixture, &script, TraceMode::Push);
+    let setup = Setup { fixture, script, starts, manifest, image };
+    setup.resolve().await;
+    let guard = setup.begin();
+    let mount = guard.mount().await.unwrap();
+    pushed(&guard).await;
+    assert_eq!(setup.script.streams.load(Ordering::SeqCst), 1);
+    assert_eq!(guard.figures().bytes_on_wire, 0);
+    assert!(guard.figures().bytes_from_disk > 0);
+    for path in TRACED {
+        assert_same(&mount, setup.image.path(), path).await;
+    }
+    assert_eq!(mount.requests().of(Operation::Read), 0, "{}", mount.requests());
+    drop((guard, mount));
+    setup.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_of_another_image_brings_what_both_have() {
+    let setup = Setup::new(TraceMode::Push);
+    // The long file is somewhere else, another one is gone, a third is not the same.
+    let changed = image();
+    let root = changed.path();
+    fs::create_dir(root.join("opt")).unwrap();
+    fs::rename(root.join("usr/lib/long"), root.join("opt/moved")).unwrap();
+    fs::remove_file(root.join("usr/short")).unwrap();
+    fs::write(root.join("usr/lib/other"), vec![7; 100_000]).unwrap();
+    let digest = export(root, &setup.fixture.store);
+    let manifest = Manifest::decode(&setup.fixture.store.raw(digest).unwrap()).unwrap();
+    let old = Manifest::decode(&setup.fixture.store.raw(setup.manifest).unwrap()).unwrap();
+    let trace = trace_of(&old, setup.image.path(), &TRACED);
+    let script = Script::new(&setup.fixture.store, digest, &manifest, Some(trace));
+    let starts = starts(&setup.fixture, &script, TraceMode::Push);
+    let guard = starts.begin(digest, &user(), &TraceKey::any());
+    let mount = guard.mount().await.unwrap();
+    let begun = Instant::now();
+    while guard.figures().pushed_bytes < LONG as u64 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", guard.figures());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_same(&mount, root, "opt/moved").await;
+    assert_eq!(mount.requests().of(Operation::Read), 0);
+    assert_same(&mount, root, "usr/lib/other").await;
+    assert_eq!(guard.figures().refused, 0);
+    drop((guard, mount, starts));
+    setup.end().await;
+}
