@@ -144,12 +144,6 @@ impl RunAccount {
         self.counters.fetched_bytes.fetch_add(figures.fetched_bytes, Ordering::Relaxed);
     }
 
-    /// Adds what was fetched before it was known for whom.
-    pub fn take_over(&self, figures: &CacheFigures) {
-        self.counters.fetches.fetch_add(figures.fetches, Ordering::Relaxed);
-        self.counters.fetched_bytes.fetch_add(figures.fetched_bytes, Ordering::Relaxed);
-    }
-
     /// The figures so far.
     pub fn figures(&self) -> CacheFigures {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
