@@ -1,6 +1,8 @@
 //! The fileserver's answer with all that a cold start needs, over several connections at once.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::time::Duration;
 
 use futures::future::try_join_all;
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -15,7 +17,7 @@ use sway_core::name::{RefName, UserName};
 use sway_core::trace::TraceKey;
 
 use crate::blobs::FrameStream;
-use crate::client::Client;
+use crate::client::{Client, POOL_IDLE_TIMEOUT};
 use crate::error::ClientError;
 use crate::frames::FrameDecoder;
 use crate::stripes::Stripes;
@@ -23,6 +25,9 @@ use crate::stripes::Stripes;
 /// Code of the refusal where the stripes of an answer tell of different states: a ref moved while
 /// they were asked for. Ask again.
 pub const START_MOVED: &str = "start_moved";
+
+/// Pause between two uses of connections that are kept open: well within what they outlive.
+const WARM_INTERVAL: Duration = Duration::from_secs(POOL_IDLE_TIMEOUT.as_secs() / 2);
 
 /// What to start, and what of it is here already.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,8 +139,8 @@ impl Client {
         })
     }
 
-    /// Opens connections ahead of time, so that `count` stripes pay no handshake. The pool keeps
-    /// them for as long as the server does ([`crate::client`]).
+    /// Opens connections ahead of time, so that `count` stripes pay no handshake. They are kept
+    /// for [`POOL_IDLE_TIMEOUT`] without use.
     pub async fn warm(&self, count: u8) -> Result<(), ClientError> {
         let asked = (0..count.clamp(1, STRIPES_MAX)).map(|_| {
             let request = self.stripe_request(Method::GET, "/healthz");
@@ -147,6 +152,17 @@ impl Client {
             self.within_idle(answer.bytes()).await?.map_err(|error| self.failed(error))?;
         }
         Ok(())
+    }
+
+    /// Keeps `count` connections open for as long as this is polled: a start after a pause then
+    /// begins a round trip earlier. A server that is away is asked again after the same pause.
+    pub async fn keep_warm(&self, count: u8) -> Infallible {
+        loop {
+            if let Err(error) = self.warm(count).await {
+                tracing::debug!(%error, "no connections ahead of time");
+            }
+            tokio::time::sleep(WARM_INTERVAL).await;
+        }
     }
 
     async fn ask(&self, path: String, etag: Option<&str>) -> Result<Answer, ClientError> {
