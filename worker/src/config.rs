@@ -71,6 +71,8 @@ pub struct Config {
     pub predict: PredictConfig,
     /// What is done with traces of starts.
     pub trace: TraceMode,
+    /// Whether what one user's runs touched helps the images of other users.
+    pub share_traces: bool,
     /// Whether an image's user root stays root (of its user namespace).
     pub allow_root: bool,
     /// Who maps owners.
@@ -106,6 +108,7 @@ impl Config {
             read_deadline: Duration::from_secs(30),
             predict: PredictConfig::default(),
             trace: TraceMode::Push,
+            share_traces: false,
             allow_root: false,
             id_mapping: IdMapping::Auto,
             runc: PathBuf::from("runc"),
@@ -175,6 +178,10 @@ pub struct Arguments {
     /// answer reads (read); or there are none, and none are recorded (off)
     #[arg(long, value_name = "HOW", default_value = "push")]
     trace: TraceMode,
+    /// Start images also from what other users' runs touched of the same files: whoever starts
+    /// jobs can then tell by their time whether somebody uses a file
+    #[arg(long)]
+    share_traces: bool,
     /// Let an image's user root be root of the job's user namespace
     #[arg(long)]
     allow_root: bool,
@@ -265,6 +272,7 @@ pub fn load(arguments: Arguments) -> anyhow::Result<Process> {
     config.read_deadline = Duration::from_secs(arguments.read_deadline);
     config.predict.background = arguments.background;
     config.trace = arguments.trace;
+    config.share_traces = arguments.share_traces;
     config.allow_root = arguments.allow_root;
     config.id_mapping = arguments.id_mapping;
     config.runc = arguments.runc;

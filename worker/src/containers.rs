@@ -21,7 +21,8 @@ use crate::id_map::IdMaps;
 use crate::job::{Lower, Rootfs, RunOutcome, RunRequest, Runner, RunnerConfig};
 use crate::mount::{ImageMount, MountError, Mounts, MountsConfig};
 use crate::queue::{RunJob, RunOrder};
-use crate::start::{Starts, StartsConfig};
+use crate::start::{Donors, StartGuard, Starts, StartsConfig};
+use crate::trace::{EndedRun, Subject, Traces, is_recording};
 use crate::{Foundation, private_dir};
 
 /// The part of the disk cache that files of starts may take.
@@ -32,6 +33,8 @@ const STARTS_SHARE: u64 = 4;
 pub(crate) struct Containers {
     mounts: Arc<Mounts>,
     starts: Arc<Starts>,
+    /// None where traces are off.
+    traces: Option<Arc<Traces>>,
     runner: Runner,
 }
 
@@ -85,7 +88,11 @@ impl Containers {
         };
         let source = Arc::new(foundation.client.clone());
         let starts = Starts::new(starts, source, Arc::clone(&mounts), foundation.tasks.clone());
-        Ok(Self { mounts, starts, runner })
+        let traces = foundation.traces.clone();
+        if let Some(traces) = &traces {
+            starts.set_donors(Arc::clone(traces) as Arc<dyn Donors>);
+        }
+        Ok(Self { mounts, starts, traces, runner })
     }
 
     /// The starts of images.
@@ -95,19 +102,30 @@ impl Containers {
 
     async fn carry_out(&self, order: RunOrder) -> RunOutcome {
         let begun = Instant::now();
+        let is_recorded = is_recording(&order.spec);
         let key = TraceKey::of_program(&order.spec.program);
         // Held to the end of the run: the last one ends the start.
-        let start = self.starts.begin(order.manifest, &order.user, &key);
-        let mount = order.cancel.run_until_cancelled(start.mount()).await;
+        let start = (!is_recorded).then(|| self.starts.begin(order.manifest, &order.user, &key));
+        let mount = async {
+            match &start {
+                Some(start) => start.mount().await,
+                None => self.mounts.get_private(order.manifest).await,
+            }
+        };
+        let mount = order.cancel.run_until_cancelled(mount).await;
         let mount = match mount {
             Some(Ok(mount)) => mount,
             Some(Err(error)) => return not_mounted(&order, &error, begun.elapsed()),
             None => return never_started(Cause::Cancelled, None, begun.elapsed()),
         };
         let mounted = begun.elapsed();
+        // What a recorded run reads is to be seen page by page.
+        let _hold = is_recorded.then(|| mount.hold_readahead());
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; mounts are few")]
         metrics::gauge!("sway_mounts").set(self.mounts.len() as f64);
         let _ahead = mount.ahead_of(&order.spec);
+        let subject = Subject { user: order.user, manifest: order.manifest, key };
+        let (usage, rootfs) = (mount.enter(), Arc::clone(mount.rootfs()));
         let request = RunRequest {
             run_id: order.run_id,
             job_id: order.job_id,
@@ -121,10 +139,23 @@ impl Containers {
         };
         let mut outcome = self.runner.run(request).await;
         outcome.mount += mounted;
-        let figures = start.figures();
-        outcome.trace = figures.mode;
-        outcome.trace_pushed_bytes = figures.pushed_bytes;
-        outcome.figures.fetched_bytes += figures.bytes_on_wire;
+        let is_told = outcome.started_at.is_some() && outcome.cause != Cause::Infrastructure;
+        if let (Some(traces), Some(account), true) = (&self.traces, outcome.account.take(), is_told)
+        {
+            traces.ended(EndedRun {
+                subject,
+                rootfs,
+                account,
+                base: start.as_ref().and_then(StartGuard::trace),
+                is_exact: usage.is_fresh() && usage.is_exclusive(),
+            });
+        }
+        if let Some(start) = start {
+            let figures = start.figures();
+            outcome.trace = figures.mode;
+            outcome.trace_pushed_bytes = figures.pushed_bytes;
+            outcome.figures.fetched_bytes += figures.bytes_on_wire;
+        }
         outcome
     }
 }

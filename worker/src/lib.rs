@@ -14,6 +14,7 @@ pub mod id_map;
 pub mod fuse;
 pub mod mount;
 pub mod start;
+pub mod trace;
 pub mod job;
 pub mod queue;
 pub mod db;
@@ -40,6 +41,8 @@ use self::config::Config;
 use self::containers::Containers;
 use self::db::Db;
 use self::queue::{Images, Queue, QueueConfig, RunJob};
+use self::start::TraceMode;
+use self::trace::Traces;
 
 /// How long background work may take to end.
 const TASKS_DEADLINE: Duration = Duration::from_secs(5);
@@ -50,6 +53,9 @@ pub(crate) struct Foundation {
     pub(crate) token: Token,
     pub(crate) client: Client,
     pub(crate) accounts: Arc<Accounts>,
+    pub(crate) db: Db,
+    /// None where traces are off.
+    pub(crate) traces: Option<Arc<Traces>>,
     pub(crate) tasks: Tasks,
     /// Held as long as the worker lives: one worker per data directory.
     _lock: File,
@@ -95,11 +101,19 @@ impl Foundation {
             Some(path) => Token::load(path)?.expose().to_owned(),
             None => token.expose().to_owned(),
         });
+        let client = Client::new(&client)?;
+        let db = Db::open(&data.join("worker.db"))?;
+        let tasks = Tasks::new();
+        let records = config.trace != TraceMode::Off;
+        let traces = records
+            .then(|| Traces::new(client.clone(), db.clone(), tasks.clone(), config.share_traces));
         Ok(Self {
             token,
-            client: Client::new(&client)?,
-            accounts: Arc::default(),
-            tasks: Tasks::new(),
+            client,
+            accounts: Arc::new(Accounts::new(records)),
+            db,
+            traces,
+            tasks,
             _lock: lock,
         })
     }
@@ -115,7 +129,6 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let metrics = Metrics::install();
     let tasks = foundation.tasks.clone();
-    let db = Db::open(&config.data_dir.join("worker.db"))?;
     let outputs_dir = config.data_dir.join("outputs");
     private_dir(&outputs_dir)?;
     let queue = Queue::open(
@@ -130,7 +143,7 @@ async fn serve(
             abandoned_after: config.abandoned_after,
             stop_grace: config.stop_grace,
         },
-        db,
+        foundation.db.clone(),
         images,
         Arc::clone(&runner),
         tasks.clone(),
@@ -140,6 +153,7 @@ async fn serve(
     let router = http::router(
         http::App {
             queue: queue.clone(),
+            traces: foundation.traces.clone(),
             accounts: Arc::clone(&foundation.accounts),
             metrics,
             maxima: config.maxima,

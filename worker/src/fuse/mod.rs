@@ -142,6 +142,9 @@ impl Adapter {
             account.memory_hit(bytes.len() as u64);
             return reply.data(bytes);
         }
+        if matches!(outlook, Outlook::Unknown) {
+            account.missed(len as u64);
+        }
         match self.rootfs.read_from_memory(ino, offset, len, account) {
             Ok(Some(content)) => reply.data(content.as_ref()),
             Ok(None) => self.park(read, outlook, reply),

@@ -9,6 +9,7 @@ mod health;
 mod jobs;
 mod pages;
 mod runs;
+mod traces;
 mod whole;
 
 use std::net::SocketAddr;
@@ -28,12 +29,15 @@ use self::bodies::Bodies;
 use crate::account::Accounts;
 use crate::db::Scope;
 use crate::queue::Queue;
+use crate::trace::Traces;
 
 /// What the routes need.
 #[derive(Clone, Debug)]
 pub struct App {
     /// Jobs and runs.
     pub queue: Queue,
+    /// Traces of images; none where they are off.
+    pub traces: Option<Arc<Traces>>,
     /// Whose reads no run caused, for the metrics.
     pub accounts: Arc<Accounts>,
     /// The process's metrics.
@@ -58,8 +62,10 @@ pub struct Access {
 /// All routes.
 pub fn router(app: App, access: Access) -> Router {
     let permit = middleware::from_fn_with_state(Bodies::new(), bodies::permit_body);
+    let permit_too = permit.clone();
     let routes = Router::new()
         .route("/v1/jobs", post(jobs::submit).layer(permit).get(jobs::list))
+        .route("/v1/traces", post(traces::prepare).layer(permit_too))
         .route("/v1/jobs/{id}", get(jobs::show))
         .route("/v1/jobs/{id}/logs", get(jobs::logs))
         .route("/v1/jobs/{id}/cancel", post(jobs::cancel))

@@ -17,7 +17,7 @@ use axum::{Form, Router, routing::post};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
-use sway_core::api::jobs::{RunList, RunView};
+use sway_core::api::jobs::{RunList, RunView, TraceUse};
 use sway_core::job::Cause;
 use sway_server::error::{Path, Query, ServerError, in_time};
 use sway_server::guard::{ANONYMOUS, Identity};
@@ -310,6 +310,17 @@ fn figure(name: &str, tooltip: &str, value: &str) -> String {
     format!("<span class=\"figure\" title=\"{tooltip}\"><b>{value}</b> {name}</span>")
 }
 
+/// What a run's trace brought, what of that was used where it is known, and what it missed.
+fn trace(run: &RunView) -> String {
+    let brought = match run.trace {
+        TraceUse::None => "none".to_owned(),
+        used => format!("{}, {} brought", used.as_str(), size(run.trace_pushed_bytes)),
+    };
+    let used = run.trace_used_bytes.map_or(String::new(), |used| format!(", {} used", size(used)));
+    let recorded = if run.records_trace { "; the run was made to record one" } else { "" };
+    format!("{brought}{used}, {} missed{recorded}", size(run.trace_missed_bytes))
+}
+
 fn run_page(run: &RunView) -> String {
     let rows = [
         ("User", run.username.clone()),
@@ -327,6 +338,7 @@ fn run_page(run: &RunView) -> String {
                 run.queued_ms, run.mount_ms, run.start_ms
             ),
         ),
+        ("Start trace", trace(run)),
         ("Memory at its peak", run.memory_peak_bytes.map_or("–".to_owned(), size)),
     ];
     let rows: String = rows

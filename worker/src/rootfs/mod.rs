@@ -158,6 +158,11 @@ impl Rootfs {
         &self.manifest
     }
 
+    /// Where its contents come from.
+    pub fn chunks(&self) -> &Arc<Chunks> {
+        &self.chunks
+    }
+
     /// Turns a number from outside into an inode's.
     pub fn ino(&self, number: u64) -> Result<Ino, RootfsError> {
         let ino = u32::try_from(number).map(Ino).map_err(|_| RootfsError::NoInode(number))?;

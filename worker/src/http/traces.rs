@@ -1,0 +1,46 @@
+//! `/v1/traces`: prepare an image for cold starts.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use sway_core::api::jobs::{TraceAnswer, TraceRequest};
+use sway_server::error::{Json, ServerError};
+use sway_server::guard::Identity;
+
+use super::App;
+use crate::trace::{Deferred, PrepareError};
+
+/// 202 as soon as the image is found; the work follows.
+pub(super) async fn prepare(
+    State(app): State<App>,
+    identity: Identity,
+    Json(request): Json<TraceRequest>,
+) -> Result<(StatusCode, Json<TraceAnswer>), ServerError> {
+    let Some(traces) = app.traces.clone() else {
+        return Err(ServerError::conflict("traces_off", "this worker records no traces")
+            .hint("it was started with --trace off"));
+    };
+    let place = traces.place().map_err(|Deferred { retry_after }| {
+        ServerError::too_many("too many images are being prepared at once", retry_after)
+    })?;
+    let manifest = traces.find(&identity, &request.image).await?;
+    let queue = app.queue.clone();
+    traces.tasks().clone().spawn("prepare traces", async move {
+        let image = request.image.to_string();
+        match traces.prepare(&identity.user, manifest, request).await {
+            Ok(spec) => match queue.submit(&identity, spec, None).await {
+                Ok(job) => tracing::info!(job.id = job.id, "a job records a trace"),
+                Err(error) => {
+                    tracing::warn!(image.name = image, %error, "no trace is recorded");
+                }
+            },
+            Err(error @ PrepareError::NoCommand) => {
+                tracing::info!(image.name = image, "no trace is recorded: {error}");
+            }
+            Err(error @ PrepareError::Failed(_)) => {
+                tracing::warn!(image.name = image, %error, "no trace is recorded");
+            }
+        }
+        drop(place);
+    });
+    Ok((StatusCode::ACCEPTED, Json(TraceAnswer { manifest })))
+}
