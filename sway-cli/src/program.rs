@@ -97,6 +97,43 @@ pub(crate) enum ProgramError {
     EntryOfFile(PathBuf),
 }
 
+/// The words of a command line, as a shell cuts it where no word needs one: quotes and backslashes
+/// hold words together, nothing is expanded. None where a quote is not closed.
+pub(crate) fn words(text: &str) -> Option<Vec<String>> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        match (letter, quote) {
+            (closing, Some(open)) if closing == open => quote = None,
+            ('\\', None | Some('"')) => word.get_or_insert_default().push(letters.next()?),
+            ('\'' | '"', None) => {
+                quote = Some(letter);
+                word.get_or_insert_default();
+            }
+            (space, None) if space.is_whitespace() => words.extend(word.take()),
+            (other, _) => word.get_or_insert_default().push(other),
+        }
+    }
+    words.extend(word);
+    quote.is_none().then_some(words)
+}
+
+/// The file of a folder that a word names, to be sent along; none where it names none.
+pub(crate) fn file_in(folder: &Path, word: &str) -> Option<Result<JobFile, ProgramError>> {
+    let inside = Path::new(word);
+    let is_plain = inside.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    let path = folder.join(inside);
+    if !is_plain || !path.is_file() {
+        return None;
+    }
+    Some(read(&path, None).and_then(|program| match program {
+        Program::Script { file } => Ok(JobFile { path: word.to_owned(), ..file }),
+        Program::Folder { .. } | Program::Command { .. } => Err(ProgramError::Missing(path)),
+    }))
+}
+
 /// Reads the script or folder at `path`.
 pub(crate) fn read(path: &Path, entry: Option<&str>) -> Result<Program, ProgramError> {
     let metadata = match fs_err::metadata(path) {
@@ -304,6 +341,30 @@ mod tests {
         file.set_len(1 << 40).unwrap();
         let error = read(large.path(), None).unwrap_err().to_string();
         assert!(error.contains("large.bin (1 TiB)"), "{error}");
+    }
+
+    #[test]
+    fn a_command_is_cut_into_words() {
+        let cut = |text| words(text).unwrap();
+        assert_eq!(cut("python  app.py --x=1 "), ["python", "app.py", "--x=1"]);
+        assert_eq!(
+            cut(r#"sh -c 'echo "a  b"' "c d"'e' f\ g '' "#),
+            ["sh", "-c", r#"echo "a  b""#, "c de", "f g", ""]
+        );
+        assert!(cut("  ").is_empty());
+        assert_eq!(words("'open"), None);
+        assert_eq!(words("end\\"), None);
+    }
+
+    #[test]
+    fn a_word_may_name_a_file_of_the_folder() {
+        let folder = folder(&["app.py", "src/main.py"]);
+        let name = |word| file_in(folder.path(), word).map(|file| file.unwrap().path);
+        assert_eq!(name("app.py").as_deref(), Some("app.py"));
+        assert_eq!(name("src/main.py").as_deref(), Some("src/main.py"));
+        for word in ["python", "src", "../app.py", "/etc/passwd", ""] {
+            assert_eq!(name(word), None, "{word}");
+        }
     }
 
     #[test]

@@ -7,7 +7,9 @@ use futures::Stream;
 use futures::stream::BoxStream;
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use reqwest::{Body, Method, Response};
-use sway_core::api::jobs::{ImageList, ImageView, JobEvent, JobView, RunList, RunView};
+use sway_core::api::jobs::{
+    ImageList, ImageView, JobEvent, JobView, RunList, RunView, TraceAnswer, TraceRequest,
+};
 use sway_core::job::JobSpec;
 
 use crate::client::Client;
@@ -51,6 +53,12 @@ impl Jobs<'_> {
                     .body(body.clone())
             })
             .await
+    }
+
+    /// Has an image prepared for cold starts: its traces derived, and one recorded. Answers before
+    /// that is done.
+    pub async fn prepare(&self, request: &TraceRequest) -> Result<TraceAnswer, ClientError> {
+        self.0.call(|| self.0.request(Method::POST, "/v1/traces").json(request)).await
     }
 
     /// A job, by its id or a unique prefix of it.

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
+use sway_core::api::jobs::TraceRequest;
 use sway_core::digest::Digest;
 use sway_core::image::Platform;
+use sway_core::job::Program;
 use sway_core::name::ImageName;
 use tokio::task::spawn_blocking;
 
@@ -18,6 +20,8 @@ use crate::exit_code::ExitCode;
 use crate::export::{
     BuildRequest, Builder, Built, Export, ExportError, Exported, OpenImage, Progress, Source, build,
 };
+use crate::output::chain;
+use crate::program;
 use crate::project;
 use crate::size::{show_size, show_time};
 
@@ -29,6 +33,12 @@ Examples:
   sway export --build-arg BASE=python:3.12-slim
   sway export --from docker-archive:image.tar --name tools
   sway export --from oci:layout:latest --name tools
+  sway export --trace 'python app.py'      run this once afterwards, to record what it reads
+  sway export --no-trace                   record nothing
+
+After an export the worker runs the image's command once, in a job of its own (`sway runs` shows
+it), and keeps which pages it read: the next start brings those first. A file that --trace names
+and that only this folder has is sent along, as `sway run` does.
 
 Without a Dockerfile the image is built from pyproject.toml or requirements.txt, if there is one.")]
 pub(crate) struct ExportArgs {
@@ -56,9 +66,27 @@ pub(crate) struct ExportArgs {
     /// For which machine
     #[arg(long, value_name = "OS/ARCH", default_value = "linux/amd64")]
     platform: Platform,
+    /// Record what this command reads, for fast first starts [default: the image's own command]
+    #[arg(long, value_name = "COMMAND", value_parser = parse_command)]
+    trace: Option<TraceCommand>,
+    /// Don't have the worker run anything to record what it reads
+    #[arg(long, conflicts_with = "trace")]
+    no_trace: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+}
+
+/// The words of a command.
+#[derive(Clone, Debug)]
+struct TraceCommand(Vec<String>);
+
+fn parse_command(text: &str) -> Result<TraceCommand, String> {
+    match program::words(text) {
+        Some(words) if words.is_empty() => Err("an empty command".to_owned()),
+        Some(words) => Ok(TraceCommand(words)),
+        None => Err("a quote is not closed".to_owned()),
+    }
 }
 
 fn parse_name(text: &str) -> Result<ImageName, String> {
@@ -81,6 +109,7 @@ struct Summary {
     seconds: f64,
     layers_processed: usize,
     layers_cached: usize,
+    records_trace: bool,
 }
 
 /// Builds or opens, cuts, sends.
@@ -94,7 +123,7 @@ pub(crate) async fn run(args: ExportArgs, context: &Context) -> anyhow::Result<E
     let client = context.fileserver()?;
     let name = image_name.to_ref(&context.settings.user);
     // Before a build that may take minutes: is there somewhere to export to?
-    client.refs().get(&name).await?;
+    let previous = client.refs().get(&name).await?;
 
     let cache = cache_directory()?;
     let progress = Progress::new(context.output.clone());
@@ -131,7 +160,44 @@ pub(crate) async fn run(args: ExportArgs, context: &Context) -> anyhow::Result<E
         ));
     }
     progress.done("Ready for sway run!");
-    report(&args, context, image_name, &exported, started.elapsed())
+    let took = started.elapsed();
+    let wanted = !args.no_trace && (args.trace.is_some() || !exported.unchanged);
+    let records_trace =
+        wanted && ask_for_trace(&args, &directory, &image_name, previous, context).await;
+    report(&args, context, image_name, &exported, took, records_trace)
+}
+
+/// Has the worker prepare the image's first start; tells whether it will. The image is exported
+/// whatever becomes of this.
+async fn ask_for_trace(
+    args: &ExportArgs,
+    directory: &Path,
+    image: &ImageName,
+    previous: Option<Digest>,
+    context: &Context,
+) -> bool {
+    let asking = async {
+        let argv = args.trace.as_ref().map(|command| command.0.clone());
+        // A word that names a file of the folder; the worker knows whether the image has it.
+        let file = argv.iter().flatten().find_map(|word| program::file_in(directory, word));
+        let request = TraceRequest {
+            image: image.clone(),
+            previous,
+            program: argv.map(|argv| Program::Command { argv }),
+            args: Vec::new(),
+            file: file.transpose()?,
+        };
+        context.worker()?.jobs().prepare(&request).await?;
+        anyhow::Ok(())
+    };
+    match asking.await {
+        Ok(()) => true,
+        Err(error) => {
+            let reason = chain(&error);
+            context.output.note(format_args!("No trace is recorded for fast starts: {reason}"));
+            false
+        }
+    }
 }
 
 async fn build_image(
@@ -172,6 +238,7 @@ fn report(
     image: ImageName,
     exported: &Exported,
     took: Duration,
+    records_trace: bool,
 ) -> anyhow::Result<ExitCode> {
     let output = &context.output;
     if args.json {
@@ -185,6 +252,7 @@ fn report(
             seconds: (took.as_secs_f64() * 1000.0).round() / 1000.0,
             layers_processed: exported.layers_processed,
             layers_cached: exported.layers_cached,
+            records_trace,
         })?;
         return Ok(ExitCode::Success);
     }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use sway_client::Client;
 use sway_client::jobs::RunPage;
-use sway_core::api::jobs::RunView;
+use sway_core::api::jobs::{RunView, TraceUse};
 
 use crate::context::Context;
 use crate::exit_code::ExitCode;
@@ -23,7 +23,9 @@ Examples:
   sway runs 17 --json         one object
 
 JSON objects have at least id, filename, username, image, started_at, duration_ms, exit_code,
-cause, memory_cache_hits, disk_cache_hits, server_fetches, bytes_fetched, stdout, stderr.")]
+cause, memory_cache_hits, disk_cache_hits, server_fetches, bytes_fetched, stdout, stderr, and how
+the start used a trace: trace, trace_pushed_bytes, trace_used_bytes, trace_missed_bytes. A file
+name with * is a run that `sway export` had made to record a trace.")]
 pub(crate) struct RunsArgs {
     /// Number of a run, or id of a job (its first characters do)
     id: Option<String>,
@@ -60,8 +62,10 @@ pub(crate) async fn run(args: RunsArgs, context: &Context) -> anyhow::Result<Exi
     } else if runs.is_empty() {
         output.note("Nothing has run yet. `sway run SCRIPT` runs something.");
     } else {
-        let header =
-            ["RUN ", "JOB", "FILE", "USER", "IMAGE", "STARTED", "TIME ", "ENDED", "FETCHED "];
+        let header = [
+            "RUN ", "JOB", "FILE", "USER", "IMAGE", "STARTED", "TIME ", "ENDED", "FETCHED ",
+            "TRACE",
+        ];
         output.table(&header, runs.iter().map(row).collect())?;
     }
     Ok(ExitCode::Success)
@@ -91,14 +95,61 @@ fn row(run: &RunView) -> Vec<String> {
     vec![
         run.id.to_string(),
         run.job_id.clone(),
-        run.filename.clone(),
+        format!("{}{}", run.filename, if run.records_trace { "*" } else { "" }),
         run.username.clone(),
         run.image.clone(),
         moment(&run.started_at),
         run.duration_ms.map_or_else(String::new, |ms| show_time(duration(ms))),
         ending(run),
         show_size(run.bytes_fetched.unsigned_abs()),
+        trace_in_short(run),
     ]
+}
+
+/// What a run's trace was worth: the part of what it brought that was used, and the part of what
+/// was needed that it brought.
+struct TraceWorth {
+    precision: Option<f64>,
+    recall: Option<f64>,
+}
+
+#[expect(clippy::cast_precision_loss, reason = "parts of bytes, shown in per cent")]
+fn trace_worth(run: &RunView) -> TraceWorth {
+    let part = |some: i64, all: i64| (all > 0).then(|| some as f64 / all as f64);
+    let used = run.trace_used_bytes;
+    TraceWorth {
+        precision: used.and_then(|used| part(used, run.trace_pushed_bytes)),
+        recall: used.and_then(|used| part(used, used.saturating_add(run.trace_missed_bytes))),
+    }
+}
+
+fn trace_in_short(run: &RunView) -> String {
+    match (run.trace, trace_worth(run)) {
+        (TraceUse::None, _) => String::new(),
+        (used, TraceWorth { precision: Some(precision), recall: Some(recall) }) => {
+            format!("{} {:.0}%/{:.0}%", used.as_str(), precision * 100.0, recall * 100.0)
+        }
+        (used, _) => used.as_str().to_owned(),
+    }
+}
+
+fn trace_at_length(run: &RunView) -> String {
+    let size = |bytes: i64| show_size(bytes.unsigned_abs());
+    let brought = match run.trace {
+        TraceUse::None => "none".to_owned(),
+        used => format!("{}, {} brought", used.as_str(), size(run.trace_pushed_bytes)),
+    };
+    let used = match (run.trace_used_bytes, trace_worth(run)) {
+        (Some(used), TraceWorth { precision: Some(precision), recall: Some(recall) }) => format!(
+            ", {} used (precision {:.0}%, recall {:.0}%)",
+            size(used),
+            precision * 100.0,
+            recall * 100.0
+        ),
+        _ => String::new(),
+    };
+    let recorded = if run.records_trace { "; made to record one" } else { "" };
+    format!("{brought}{used}, {} missed{recorded}", size(run.trace_missed_bytes))
 }
 
 /// How it ended, in a word.
@@ -137,6 +188,7 @@ fn details(run: &RunView) -> Vec<String> {
         run.limits.pids,
     ));
     lines.push(format!("chunks     {}", cache_figures(run)));
+    lines.push(format!("trace      {}", trace_at_length(run)));
     if let Some(peak) = run.memory_peak_bytes {
         lines.push(format!("memory     {} at most", show_size(peak.unsigned_abs())));
     }
