@@ -297,6 +297,11 @@ impl Starts {
         tasks: Tasks,
     ) -> Arc<Self> {
         let files = config.dir.clone().map(|dir| Arc::new(StartFiles::new(dir, config.disk_bytes)));
+        // The first start after a pause pays no handshake.
+        let (warm, stopping) = (source.keep_warm(STRIPES), tasks.stopping().clone());
+        tasks.spawn("keep connections", async move {
+            let _ = stopping.run_until_cancelled(warm).await;
+        });
         Arc::new(Self {
             config,
             source,

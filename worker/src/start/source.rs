@@ -14,6 +14,11 @@ pub trait StartSource: Debug + Send + Sync + 'static {
     /// Asks for all that a start needs, once.
     fn start(&self, query: StartQuery) -> BoxFuture<'_, Result<StartAnswer, ClientError>>;
 
+    /// Keeps connections open for starts until it is dropped; ends where there is nothing to keep.
+    fn keep_warm(&self, _connections: u8) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     /// Asks for blobs, in this order, once. Frames are not verified.
     fn blobs(&self, digests: &[Digest]) -> FrameStream;
 }
@@ -21,6 +26,11 @@ pub trait StartSource: Debug + Send + Sync + 'static {
 impl StartSource for Client {
     fn start(&self, query: StartQuery) -> BoxFuture<'_, Result<StartAnswer, ClientError>> {
         Box::pin(Client::start(self, query))
+    }
+
+    fn keep_warm(&self, connections: u8) -> BoxFuture<'static, ()> {
+        let client = self.clone();
+        Box::pin(async move { match Client::keep_warm(&client, connections).await {} })
     }
 
     fn blobs(&self, digests: &[Digest]) -> FrameStream {
