@@ -82,9 +82,9 @@ impl<'a> Contents<'a> {
         held.map(|range| len(&trace.range_bytes(range))).sum()
     }
 
-    /// What of `trace` is worth streaming for this image: the frames of which it has at least
-    /// half. None where there is none.
-    pub fn restrict(&self, trace: &Trace) -> Option<Trace> {
+    /// What of `trace` is worth streaming for this image: the frames of which it has at least one
+    /// byte in `share`. None where there is none.
+    pub fn restrict(&self, trace: &Trace, share: u64) -> Option<Trace> {
         if trace.group_len() != self.manifest.group_len() {
             return None;
         }
@@ -98,7 +98,7 @@ impl<'a> Contents<'a> {
                 .filter(|range| held[range.file as usize])
                 .map(|range| len(&trace.range_bytes(range)))
                 .sum();
-            if here * 2 >= u64::from(frame.len) {
+            if here > 0 && here.saturating_mul(share) >= u64::from(frame.len) {
                 let start = ranges.len();
                 ranges.extend_from_slice(its);
                 frames.push(TraceFrame { ranges: start..ranges.len(), ..frame.clone() });

@@ -16,6 +16,13 @@ use super::store::Stored;
 use super::{RecordError, Subject, Traces};
 use crate::start::{Donor, Donors};
 
+/// A frame of another image's trace is taken where at least one byte in so many is this image's.
+pub(super) const DONATED_SHARE: u64 = 3;
+
+/// Of a predecessor's trace, every frame is taken that has anything of this image: most of it has
+/// not changed, and what has is dropped when the trace is planned again.
+const INHERITED_SHARE: u64 = u64::MAX;
+
 /// Traces of a predecessor that are passed on.
 const INHERITED_MAX: usize = 64;
 
@@ -63,7 +70,7 @@ impl Traces {
             });
             // Rows come newest first; of equals, the newest.
             let best = candidates.reduce(|best, next| if next.0 > best.0 { next } else { best })?;
-            contents.restrict(&best.1)
+            contents.restrict(&best.1, DONATED_SHARE)
         });
         choosing.await.map_err(|_| RecordError::Stopping)
     }
@@ -113,7 +120,7 @@ impl Traces {
             let key = entry.name.as_ref().rsplit('/').next().and_then(|key| key.parse().ok());
             let stored = self.stored_at(&entry.name).await?;
             if let (Some(key), Some(Stored { trace: Some(trace), .. })) = (key, stored)
-                && let Some(trace) = contents.restrict(&trace)
+                && let Some(trace) = contents.restrict(&trace, INHERITED_SHARE)
             {
                 inherited.push((key, trace));
             }

@@ -8,6 +8,7 @@ use sway_core::trace::touches::{Contents, Touches};
 use sway_core::trace::{Trace, TraceKey};
 use tokio::sync::mpsc;
 
+use super::derive::DONATED_SHARE;
 use super::store::{Stored, ref_of};
 use super::{EndedRun, RecordError, Subject, Traces};
 use crate::db::KnownTrace;
@@ -67,14 +68,14 @@ impl Traces {
             let is_new = old.is_none();
             let old = match old {
                 Some(old) => Some(with_idle(old, known.as_ref())?),
-                None => run.base.as_deref().and_then(|base| contents.restrict(base)),
+                None => run.base.as_deref().and_then(|base| contents.restrict(base, DONATED_SHARE)),
             };
             let mut touched = Touches::new();
             if is_new && !run.is_exact {
                 // Other jobs' pages were there already: what those runs needed, this one may
                 // have needed too.
                 for other in self.known_of_image(subject).await? {
-                    if let Some(other) = contents.restrict(&other) {
+                    if let Some(other) = contents.restrict(&other, DONATED_SHARE) {
                         touched.extend_by_trace(&other);
                     }
                 }

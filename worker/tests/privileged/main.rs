@@ -12,4 +12,5 @@ mod mount_fixture;
 mod mount_random;
 mod start;
 mod start_fixture;
+mod traces;
 mod worker;

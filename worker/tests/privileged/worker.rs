@@ -20,21 +20,21 @@ use tokio_util::sync::CancellationToken;
 use crate::mount_fixture::{Store, export, mounted_below};
 
 /// Longer than anything takes, even on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 const TOKEN: &str = "test-token";
 
 /// A worker process and its fileserver; both end with it.
-struct Site {
+pub(crate) struct Site {
     data: tempfile::TempDir,
     fileserver: FileserverHandle,
     worker: Child,
     url: String,
 }
 
-struct FileserverHandle {
-    addr: std::net::SocketAddr,
-    shutdown: CancellationToken,
+pub(crate) struct FileserverHandle {
+    pub(crate) addr: std::net::SocketAddr,
+    pub(crate) shutdown: CancellationToken,
     ended: tokio::task::JoinHandle<()>,
 }
 
@@ -45,7 +45,7 @@ impl Drop for Site {
     }
 }
 
-fn terminate(worker: &mut Child) {
+pub(crate) fn terminate(worker: &mut Child) {
     let pid = nix::unistd::Pid::from_raw(worker.id().try_into().unwrap());
     let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
     let _ = worker.wait();
@@ -97,14 +97,14 @@ impl Site {
     }
 }
 
-fn client(url: &str) -> Client {
+pub(crate) fn client(url: &str) -> Client {
     let mut config = ClientConfig::new(url.parse().unwrap());
     config.token = Some(TOKEN.to_owned());
     config.user = Some("ada".parse().unwrap());
     Client::new(&config).unwrap()
 }
 
-async fn start_fileserver(data: &Path, port: Option<u16>) -> FileserverHandle {
+pub(crate) async fn start_fileserver(data: &Path, port: Option<u16>) -> FileserverHandle {
     let token = Token::parse(TOKEN).unwrap();
     let config = sway_fileserver::Config::new(data.to_owned(), token);
     let listener = TcpListener::bind(("127.0.0.1", port.unwrap_or(0))).unwrap();
@@ -118,7 +118,11 @@ async fn start_fileserver(data: &Path, port: Option<u16>) -> FileserverHandle {
     FileserverHandle { addr, shutdown, ended }
 }
 
-fn start_worker(data: &Path, fileserver: &FileserverHandle, more: &[&str]) -> (Child, String) {
+pub(crate) fn start_worker(
+    data: &Path,
+    fileserver: &FileserverHandle,
+    more: &[&str],
+) -> (Child, String) {
     // Free a moment ago; nobody else takes ports of this range by number.
     let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let worker = Command::new(env!("CARGO_BIN_EXE_sway-worker"))
@@ -135,7 +139,7 @@ fn start_worker(data: &Path, fileserver: &FileserverHandle, more: &[&str]) -> (C
 }
 
 /// The shell and some programs of this machine, with the libraries that they need.
-async fn store_image(fileserver: &FileserverHandle) {
+pub(crate) async fn store_image(fileserver: &FileserverHandle) {
     let root = tempfile::tempdir().unwrap();
     for program in ["sh", "cat", "sleep", "id", "seq", "head", "true"] {
         let path = ["/bin", "/usr/bin"].map(|dir| Path::new(dir).join(program));
@@ -163,7 +167,7 @@ async fn store_image(fileserver: &FileserverHandle) {
 }
 
 /// Copies a file to its own path below `root`, with what its links lead to.
-fn copy(path: &Path, root: &Path) {
+pub(crate) fn copy(path: &Path, root: &Path) {
     let to = root.join(path.strip_prefix("/").unwrap());
     if !to.exists() {
         fs::create_dir_all(to.parent().unwrap()).unwrap();
@@ -171,7 +175,7 @@ fn copy(path: &Path, root: &Path) {
     }
 }
 
-fn script(text: &str) -> JobSpec {
+pub(crate) fn script(text: &str) -> JobSpec {
     let file = JobFile {
         path: "app.sh".to_owned(),
         content: format!("#!/bin/sh\n{text}\n").into_bytes(),
@@ -192,7 +196,7 @@ fn script(text: &str) -> JobSpec {
 }
 
 /// Submits, waits for the end, and tells the run with its outputs.
-async fn ended(client: &Client, spec: &JobSpec) -> RunView {
+pub(crate) async fn ended(client: &Client, spec: &JobSpec) -> RunView {
     let job = client.jobs().submit(spec).await.unwrap();
     let mut events = client.jobs().events(&job.id, None);
     while let Some(event) = tokio::time::timeout(PATIENCE, events.next()).await.unwrap() {
