@@ -117,6 +117,9 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
         // SIGTERM lets it unmount what it has mounted.
         let _sent = Command::new("kill").arg(self.child.id().to_string()).status();
         let deadline = Instant::now() + END_DEADLINE;

@@ -115,7 +115,8 @@ struct Mounted(PathBuf);
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let _status = Command::new("umount").arg("--lazy").arg(&self.0).status();
+        // A daemon that ended has unmounted it by itself.
+        let _output = Command::new("umount").arg("--lazy").arg(&self.0).output();
     }
 }
 
@@ -136,7 +137,9 @@ pub(crate) fn cold(
     let wire = Wire::new(network, registry.address)?;
     let (socket, bootstrap) = (folder.join("api.sock"), folder.join("bootstrap"));
     let mut command = Command::new(peers.nydusd.as_ref().context("no nydusd")?);
-    command.args(["fuse", "--log-level", "error", "--apisock"]).arg(&socket);
+    // Without the flag it asks for a million open files, which a machine may refuse.
+    command.args(["fuse", "--rlimit-nofile", "0", "--log-level", "error"]);
+    command.arg("--apisock").arg(&socket);
     command.arg("--mountpoint").arg(&mountpoint);
     let mut daemon = Daemon::start(&mut command, &folder.join("log"))?;
     let _mounted = Mounted(mountpoint.clone());

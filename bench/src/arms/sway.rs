@@ -63,9 +63,7 @@ impl Installation {
         command.arg("--data").arg(data).args(["--listen", &address.to_string()]);
         command.args(["--fileserver", &format!("http://{fileserver}")]);
         command.args(["--max-concurrent-jobs", &JOBS_AT_ONCE.to_string()]);
-        let known = self.knows("sway-worker", &[], "--trace");
         match mode {
-            _ if !known => {}
             TraceMode::Default => {}
             TraceMode::Push => _ = command.args(["--trace", "push"]),
             TraceMode::Read => _ = command.args(["--trace", "read"]),
@@ -74,12 +72,6 @@ impl Installation {
         let mut daemon = Daemon::start(&mut command, &data.with_extension("log"))?;
         daemon.wait_for_port("sway-worker", address)?;
         Ok(Worker { daemon, address, counted: RefCell::default() })
-    }
-
-    /// Whether a program of this build has a flag.
-    fn knows(&self, program: &str, command: &[&str], flag: &str) -> bool {
-        let help = Command::new(self.binaries.join(program)).args(command).arg("--help").output();
-        help.is_ok_and(|help| String::from_utf8_lossy(&help.stdout).contains(flag))
     }
 
     /// Exports an image; its manifest.
@@ -92,10 +84,7 @@ impl Installation {
     ) -> Result<Exported> {
         let mut command = self.sway(fileserver, fileserver);
         command.args(["export", "--json", "--name", name, "--from"]);
-        command.arg(format!("oci:{}", image.layout.display()));
-        if self.knows("sway", &["export"], "--no-trace") {
-            command.args(more);
-        }
+        command.arg(format!("oci:{}", image.layout.display())).args(more);
         let meter = Meter::start(&[]);
         let output = output(&mut command)?;
         let sample = meter.stop();

@@ -1,6 +1,7 @@
 //! Cold starts, and what follows in a worker's life: hot runs, then a restart.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -13,10 +14,14 @@ use crate::arms::{Wire, containerd, nydus, stargz};
 use crate::images::Workload;
 use crate::link::Network;
 use crate::machine::{drop_caches, remove};
+use crate::process::pause;
 use crate::row::Cell;
 
 /// Hot runs that count, after one that does not.
 const HOT_RUNS: u32 = 3;
+
+/// How long a worker is left alone after a cold start.
+const SETTLING: Duration = Duration::from_secs(2);
 
 /// What is known before the first measured run.
 #[derive(Debug, Default)]
@@ -184,9 +189,11 @@ impl Life<'_> {
         Ok(())
     }
 
-    /// Back to back: the kernel takes pages back that nobody used for some seconds.
+    /// Back to back: the kernel takes pages back that nobody used for some seconds. What a cold
+    /// start leaves to be done behind the job's back is given the time to end first.
     fn hot(&self, bench: &mut Bench, worker: &crate::arms::sway::Worker) -> Result<()> {
         let Workload { image, program, .. } = self.workload;
+        pause(SETTLING);
         worker.run(&bench.installation, self.workload)?;
         for _ in 0..HOT_RUNS {
             bench.record(self.round, &self.cell("hot", "Sway"), |bench| {

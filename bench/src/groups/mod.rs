@@ -72,7 +72,8 @@ pub(crate) struct Bench {
 impl Bench {
     /// Measures all groups that were asked for.
     pub(crate) fn run(&mut self) -> Result<()> {
-        let asked = |groups: &[Group]| groups.iter().any(|group| self.groups.contains(group));
+        let groups = self.groups.clone();
+        let asked = |some: &[Group]| some.iter().any(|group| groups.contains(group));
         let life = asked(&[Group::Cold, Group::Peers, Group::Restart, Group::Hot]);
         let (changed, wrong) = (asked(&[Group::Changed]), asked(&[Group::Wrong]));
         let (jobs, find) = (asked(&[Group::Jobs]), asked(&[Group::Find]));
@@ -88,12 +89,17 @@ impl Bench {
             &self.installation.token,
         )?;
         let registry = match &self.peers.registry {
-            Some(program) if self.groups.contains(&Group::Peers) => {
+            Some(program) if groups.contains(&Group::Peers) => {
                 Some(Registry::start(program, &self.scratch.join("registry"))?)
             }
             _ => None,
         };
-        let known = cold::prepare(self, &origin)?;
+        let ours = jobs || changed || wrong || find;
+        let known = if ours || asked(&[Group::Cold, Group::Restart, Group::Hot]) {
+            cold::prepare(self, &origin)?
+        } else {
+            cold::Known::default()
+        };
         if life {
             cold::measure(self, &origin, registry.as_ref(), &known)?;
         }
