@@ -94,6 +94,29 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn foreign_bytes_never_panic_and_never_make_room_for_more_than_a_blob(
+            pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..100), 0..20),
+            small in any::<bool>(),
+        ) {
+            let mut decoder = FrameDecoder::default();
+            for mut piece in pieces {
+                // Lengths that a blob may have, so that what follows the header is reached.
+                if small && piece.len() > FRAME_HEADER_LEN {
+                    piece[21..24].fill(0);
+                    piece[24] = piece[20];
+                    piece[25..28].fill(0);
+                }
+                decoder.push(&piece);
+                while let Ok(Some((header, encoded))) = decoder.next_frame(1000) {
+                    prop_assert_eq!(encoded.len(), header.encoded_len as usize);
+                }
+                prop_assert!(decoder.buffer.capacity() < 8192);
+            }
+        }
+    }
+
     #[test]
     fn a_frame_longer_than_was_asked_for_is_refused_at_its_header() {
         let header = FrameHeader::new(Digest::of(b"x"), 1000, 1001);
