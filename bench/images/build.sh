@@ -56,7 +56,7 @@ make_changing() { # NAME LINE
     local context
     context=$(mktemp -d)
     printf 'ARG BASE\nFROM ${BASE}\nCOPY app.py /app/app.py\n' >"$context/Dockerfile"
-    { cat testapps/scipy/app.py; printf '%s\n' "$2"; } >"$context/app.py"
+    { cat bench/images/scipy/app.py; printf '%s\n' "$2"; } >"$context/app.py"
     make "$1" "$context" packed localhost/sway-bench-scipy
     cp "$context/app.py" "$images/$1/app.py"
     rm -rf "$context"

@@ -79,7 +79,7 @@ impl Workloads {
     pub(crate) fn new(images: &Path, project: &Path) -> Result<Self> {
         let scipy = fs::read_to_string(project.join("bench/images/scipy/expected"))?;
         let science = fs::read_to_string(project.join("bench/images/science/expected"))?;
-        let w1 = Program::new(&project.join("testapps/scipy/app.py"), &scipy)?;
+        let w1 = Program::new(&project.join("bench/images/scipy/app.py"), &scipy)?;
         let w2 = Program::new(&project.join("bench/images/science/app.py"), &science)?;
         let changing = |number: u32| {
             // A quick run has not built these: the group that runs them finds them missing.

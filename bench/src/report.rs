@@ -224,8 +224,8 @@ fn panels(section: &Section, figures: &[Figures]) -> Vec<Panel> {
 const METHOD: &str = "\
 ## Method
 
-- **Workloads.** W1: numpy, scipy.linalg and scipy.stats in an image of 510 MB
-  (`testapps/scipy`). W2: pandas, sympy, matplotlib and scikit-learn in an image of 830 MB built on
+- **Workloads.** W1: numpy and scipy.linalg (`bench/images/scipy`) in an image of 510
+  MB (`testapps/scipy`). W2: pandas, sympy, matplotlib and scikit-learn in an image of 830 MB built on
   W1's (`bench/images/science`).
 - **Time** is what a user sees: from the start of `sway run` (of `runc run`, of the pull) to its
   exit. For a cold start everything on disk is cold, the command line's own binary too.

@@ -158,7 +158,8 @@ pub(crate) fn cold(
             "cache": { "type": "blobcache", "config": { "work_dir": folder.join("cache") }},
         },
         "mode": "direct",
-        "fs_prefetch": { "enable": converted.prefetch, "threads_count": 8 },
+        // Only the list: the rest of the image would take the bandwidth from what is missing.
+        "fs_prefetch": { "enable": converted.prefetch, "prefetch_all": false, "threads_count": 8 },
     });
     let request = json!({ "fs_type": "rafs", "source": bootstrap, "config": config.to_string() });
     let request = request.to_string();
