@@ -15,6 +15,9 @@ use crate::cache::ChunkCache as _;
 /// The longest compiled module or source that is looked into, in bytes.
 const TEXT_LEN_MAX: u64 = 4 << 20;
 
+/// The longest extension module whose strings are looked at, in bytes.
+const EXTENSION_LEN_MAX: u64 = 4 << 20;
+
 /// Bytes of one library's code that are wanted ahead; further ones when they are missed.
 const CODE_LEN_MAX: u64 = 32 << 20;
 
@@ -210,7 +213,13 @@ impl Predictor {
                 }
             }
         }
-        let class = if class == Class::Needed { Class::Code } else { Class::Later };
+        // The job's own program runs all over its code; that of libraries follows.
+        let is_first = state.programs.first() == Some(&ino);
+        let class = match class {
+            Class::Needed if is_first => Class::Needed,
+            Class::Needed => Class::Code,
+            Class::Code | Class::Near | Class::Later => Class::Later,
+        };
         let mut left = CODE_LEN_MAX;
         for range in headers.mapped() {
             let len = range.end.saturating_sub(range.start).min(left);
@@ -219,6 +228,26 @@ impl Predictor {
                 state.queue.want(chunk, class, order);
             }
         }
+        self.look_into_extension(state, lead, arrived)
+    }
+
+    /// An extension module of Python imports others from its own code; their names are among its
+    /// strings.
+    fn look_into_extension(
+        &self,
+        state: &mut State,
+        lead: &Lead,
+        arrived: Option<(u32, &Blob)>,
+    ) -> Result<(), NotNow> {
+        let name = self.tree().name_of(lead.ino);
+        let is_extension = [&b".cpython-3"[..], b".abi3.so"]
+            .iter()
+            .any(|mark| name.windows(mark.len()).any(|part| part == *mark));
+        if !is_extension || state.python.is_none() || self.size_of(lead.ino) > EXTENSION_LEN_MAX {
+            return Ok(());
+        }
+        let bytes = self.bytes(lead.ino, 0, EXTENSION_LEN_MAX, arrived)?;
+        self.want_imports(state, lead, &python::names_in(&bytes));
         Ok(())
     }
 

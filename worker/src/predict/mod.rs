@@ -67,12 +67,16 @@ const TOUCHED_MAX: usize = 1024;
 /// Bytes after which the background looks anew where the program is.
 const BACKGROUND_STRETCH: u64 = 16 << 20;
 
+/// Raw bytes of the background for the first miss that no guess covered; they grow with the square
+/// of the misses: with 20 there are 12 MiB, with 128 the image has arrived.
+const CREDIT: u64 = 32 << 10;
+
 /// What is fetched of an image that nobody asked for and no guess covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Background {
     /// Nothing.
     Off,
-    /// All of it while a job of the image runs, behind everything else.
+    /// As much of it as the guesses fail, while a job of the image runs, behind everything else.
     #[default]
     Idle,
     /// All of it, also after the job.
@@ -135,6 +139,8 @@ struct State {
     waiting: HashMap<u32, Vec<Lead>>,
     python: Option<Python>,
     library_path: String,
+    /// The programs of the jobs.
+    programs: Vec<Ino>,
     /// Misses by file or directory.
     misses: HashMap<Ino, usize>,
     /// Directories in the order in which they were read from first.
@@ -156,6 +162,8 @@ struct Rest {
     directories: usize,
     /// Bytes taken so far.
     taken: u64,
+    /// Misses that no guess covered.
+    misses: u64,
     is_done: bool,
 }
 
@@ -195,6 +203,7 @@ impl Predictor {
                 waiting: HashMap::new(),
                 python: None,
                 library_path: String::new(),
+                programs: Vec::new(),
                 misses: HashMap::new(),
                 directories: Vec::new(),
                 background: Rest::default(),
@@ -268,6 +277,7 @@ impl Predictor {
         let start = program::start(tree, spec);
         let order = Order::default();
         state.library_path = start.library_path;
+        state.programs = start.files.first().copied().into_iter().collect();
         for (number, &file) in start.files.iter().enumerate() {
             self.want_file(state, file, Class::Needed, &order.then(number));
         }
@@ -314,6 +324,7 @@ impl Predictor {
         if state.misses.len() >= COUNTED_MAX {
             state.misses.clear();
         }
+        state.background.misses += 1;
         let misses = state.misses.entry(counted).or_insert(0);
         *misses += 1;
         let misses = *misses;
@@ -431,8 +442,17 @@ impl Predictor {
             Background::Idle => has_jobs,
             Background::Full => true,
         };
+        // A program that the guesses fit has no use for the rest, and would share the machine with
+        // it; one that they don't fit soon gets all of it.
+        let misses = state.background.misses;
+        let credit = match self.config.background {
+            Background::Off => 0,
+            Background::Idle => misses.saturating_mul(misses).saturating_mul(CREDIT),
+            Background::Full => u64::MAX,
+        };
         // Where a cache would have to give up other things for it, it is not worth them.
-        is_on && !state.background.is_done && state.background.taken < self.chunks.room() / 4
+        let bound = credit.min(self.chunks.room() / 4);
+        is_on && !state.background.is_done && state.background.taken < bound
     }
 
     /// The next chunks of the background.
@@ -518,3 +538,6 @@ impl State {
         self.account = Arc::clone(account);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,18 @@ use super::tree::Tree;
 /// Where programs are looked for unless image or job say something else.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Files that the C library and most programs read at their start.
+const USUAL: [&str; 8] = [
+    "etc/ld.so.cache",
+    "etc/passwd",
+    "etc/nsswitch.conf",
+    "etc/localtime",
+    "usr/lib/locale/C.utf8/LC_CTYPE",
+    "usr/lib/x86_64-linux-gnu/gconv/gconv-modules.cache",
+    "usr/share/zoneinfo/Etc/UTC",
+    "etc/ssl/openssl.cnf",
+];
+
 /// Files of a folder that are scanned.
 const SOURCES_MAX: usize = 256;
 
@@ -66,7 +78,7 @@ pub(super) fn start(tree: &Tree, spec: &JobSpec) -> Start {
     let Some(runner) = runner else { return start };
     let Some((program, home)) = find(tree, cwd, search, &runner) else { return start };
     start.files.push(program);
-    start.files.extend(tree.file(Ino::ROOT, b"etc/ld.so.cache"));
+    start.files.extend(USUAL.iter().filter_map(|path| tree.file(Ino::ROOT, path.as_bytes())));
 
     let python_path = env.get("PYTHONPATH").copied().unwrap_or_default().split(':');
     let first: Vec<Ino> = std::iter::once(cwd)

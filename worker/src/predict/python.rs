@@ -4,10 +4,15 @@
 //! their text. The text is scanned line by line and not parsed: what is missed is only not
 //! predicted. Modules are looked for along the path that the image's Python would have.
 
+use std::collections::BTreeSet;
+
 use sway_core::manifest::Ino;
 
 use super::pyc::Import;
 use super::tree::Tree;
+
+/// The longest name of a module.
+const NAME_LEN_MAX: usize = 128;
 
 /// Imports of one source.
 const IMPORTS_MAX: usize = 1024;
@@ -82,6 +87,25 @@ pub(super) fn imports(source: &str) -> Vec<Import> {
     found.truncate(IMPORTS_MAX);
     found.sort_by_key(|import| import.later);
     found
+}
+
+/// Dotted names among the strings of a compiled extension module: what it imports is there, beside
+/// other things, which are mostly no modules.
+pub(super) fn names_in(binary: &[u8]) -> Vec<Import> {
+    let strings = binary.split(|&byte| byte == 0).filter(|text| {
+        (3..=NAME_LEN_MAX).contains(&text.len())
+            && text.contains(&b'.')
+            && text.iter().all(|&byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.'))
+    });
+    let names = strings.filter_map(|text| std::str::from_utf8(text).ok());
+    let modules: BTreeSet<&str> = names.filter(|name| is_dotted(name)).take(IMPORTS_MAX).collect();
+    let import = |module: &str| Import {
+        level: 0,
+        module: module.to_owned(),
+        names: Vec::new(),
+        later: false,
+    };
+    modules.into_iter().map(import).collect()
 }
 
 fn statement_imports(statement: &str, later: bool) -> Vec<Import> {
@@ -307,6 +331,13 @@ mod tests {
         let source = "\"\"\"\nimport not_this\n\"\"\"\ndef f():\n    import later\n    return 1\n\
                       import now\n# import nor_this\nx = 'import nor_that'\n";
         assert_eq!(shown(source), ["now:", "later: later"]);
+    }
+
+    #[test]
+    fn names_of_modules_are_found_among_the_strings_of_a_binary() {
+        let binary = b"\x7fELF\0scipy.linalg.cython_blas\0not a name.\0plain\0a.b\0a.b\0.x\0";
+        let found: Vec<_> = names_in(binary).into_iter().map(|import| import.module).collect();
+        assert_eq!(found, ["a.b", "scipy.linalg.cython_blas"]);
     }
 
     proptest! {

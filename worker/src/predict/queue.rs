@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, HashMap};
 pub(super) enum Class {
     /// The program can't go on without it: modules that it imports, what its loader reads.
     Needed,
-    /// It lies next to what was missed.
-    Near,
     /// Code of libraries: some of it is run.
     Code,
+    /// It lies next to what was missed.
+    Near,
     /// Imports that wait in functions.
     Later,
 }
