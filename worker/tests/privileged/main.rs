@@ -12,5 +12,6 @@ mod mount_fixture;
 mod mount_random;
 mod start;
 mod start_fixture;
+mod start_worker;
 mod traces;
 mod worker;

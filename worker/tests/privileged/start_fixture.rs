@@ -190,11 +190,8 @@ fn pack_count(members: &[Digest], script: &Script) -> usize {
 
 /// Starts over a fixture's mounts.
 pub(crate) fn starts(fixture: &Fixture, script: &Arc<Script>, mode: TraceMode) -> Arc<Starts> {
-    let config = StartsConfig {
-        mode,
-        dir: Some(fixture.dir.path().join("starts")),
-        disk_bytes: 64 << 20,
-    };
+    let config =
+        StartsConfig { mode, dir: Some(fixture.dir.path().join("starts")), disk_bytes: 64 << 20 };
     let source = Arc::new(Scripted(Arc::clone(script)));
     Starts::new(config, source, Arc::clone(&fixture.mounts), fixture.tasks.clone())
 }
