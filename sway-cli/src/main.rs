@@ -60,7 +60,13 @@ fn start(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
         log_to_stderr(settings.log.as_deref(), cli.options.verbose);
     }
     let context = Context { settings, output: output.clone() };
-    let runtime = tokio::runtime::Runtime::new()?;
+    let runtime = match &command {
+        // They wait for servers and do little themselves: threads would only cost their start.
+        Command::Run(_) | Command::Logs(_) | Command::Runs(_) | Command::Images(_) => {
+            tokio::runtime::Builder::new_current_thread().enable_all().build()?
+        }
+        _ => tokio::runtime::Runtime::new()?,
+    };
     let result = runtime.block_on(commands::dispatch(command, &context));
     // A read of standard input can't be interrupted; waiting for it could take for ever.
     runtime.shutdown_background();

@@ -8,7 +8,9 @@ use std::sync::{Arc, Once};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
 use sha2::{Digest as _, Sha256};
 
 /// Makes aws-lc-rs the process's cryptography, once.
@@ -18,6 +20,15 @@ pub(crate) fn install_provider() {
         // Another crate of this process may have been first; any provider will do.
         let _ = aws_lc_rs::default_provider().install_default();
     });
+}
+
+/// A TLS configuration for a client that speaks plain HTTP alone: it accepts no certificate.
+pub(crate) fn trusts_nobody() -> Result<ClientConfig, String> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let versions =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = versions.map_err(|error| error.to_string())?;
+    Ok(config.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
 }
 
 /// A TLS configuration that accepts the certificate with this fingerprint (64 hex digits;

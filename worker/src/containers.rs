@@ -18,7 +18,7 @@ use crate::cache::{Chunks, ChunksConfig};
 use crate::config::{Config, IdMapping};
 use crate::fetch::FetchConfig;
 use crate::id_map::IdMaps;
-use crate::job::{Lower, Rootfs, RunOutcome, RunRequest, Runner, RunnerConfig};
+use crate::job::{Lower, Overlays, Rootfs, RunOutcome, RunRequest, Runner, RunnerConfig};
 use crate::mount::{ImageMount, MountError, Mounts, MountsConfig};
 use crate::queue::{RunJob, RunOrder};
 use crate::start::{Donors, StartGuard, Starts, StartsConfig};
@@ -171,6 +171,7 @@ impl RunJob for Containers {
 
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
+            self.runner.settled().await;
             self.mounts.shutdown().await;
             self.runner.shutdown();
         })
@@ -191,6 +192,10 @@ impl Rootfs for ImageMount {
                 Ok(Lower::ToMap(self.path().to_owned()))
             }
         })
+    }
+
+    fn overlays(&self) -> &Overlays {
+        self.overlays()
     }
 
     fn read_file(&self, path: &str, max: usize) -> BoxFuture<'_, io::Result<Vec<u8>>> {

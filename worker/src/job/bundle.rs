@@ -54,8 +54,6 @@ pub(crate) struct Request<'a> {
     pub(crate) manifest: &'a Manifest,
     pub(crate) user: &'a User,
     pub(crate) ids: &'a IdMaps,
-    /// Where the rootfs will be mounted.
-    pub(crate) rootfs: &'a Path,
     pub(crate) cgroup: &'a str,
     pub(crate) hostname: &'a str,
     /// The name server that the job can reach.
@@ -71,6 +69,22 @@ pub(crate) struct Bundle<'a> {
     /// `config.json`.
     pub(crate) config: Value,
     pub(crate) skeleton: Skeleton<'a>,
+}
+
+impl Bundle<'_> {
+    /// Says where the rootfs is.
+    pub(crate) fn set_rootfs(&mut self, path: &Path) {
+        self.config["root"]["path"] = json!(path);
+    }
+
+    /// Adds a file of the host that stands, read-only, in the place of one of the rootfs.
+    pub(crate) fn bind_file(&mut self, source: &Path, target: &str) {
+        let mounts = self.config["mounts"].as_array_mut().expect("a bundle has mounts");
+        mounts.push(json!({
+            "destination": target, "type": "bind", "source": source,
+            "options": ["bind", "ro", "nosuid", "nodev"],
+        }));
+    }
 }
 
 /// Plans a job.
@@ -91,6 +105,7 @@ pub(crate) fn plan<'a>(request: &Request<'a>) -> Result<Bundle<'a>, RunError> {
         let at = [etc.as_slice(), &[name.as_bytes().to_vec()]].concat();
         skeleton.file(&at, content.into_bytes(), 0o644, Owner::ROOT)?;
     }
+    skeleton.end_of_common();
     let env = environment(request);
     let search = env.iter().find_map(|(name, value)| (name == "PATH").then_some(value.as_str()));
     let owner = Owner { uid: request.user.uid, gid: request.user.gid };
@@ -180,7 +195,7 @@ fn config(request: &Request<'_>, process: &Process, env: &[(String, String)]) ->
     }
     let mut config = json!({
         "ociVersion": "1.0.2",
-        "root": {"path": request.rootfs, "readonly": true},
+        "root": {"readonly": true},
         "hostname": request.hostname,
         "process": {
             "terminal": false,

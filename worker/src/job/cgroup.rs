@@ -190,6 +190,15 @@ impl Cgroup {
         pids
     }
 
+    /// Whether nothing lives in the group. Asks one hierarchy: for a container whose first process
+    /// was in all of them.
+    pub(crate) fn is_deserted(&self) -> bool {
+        let Some(first) = self.directories.first() else { return false };
+        below(first).iter().all(|group| {
+            fs_err::read_to_string(group.join("cgroup.procs")).is_ok_and(|pids| pids.is_empty())
+        }) && !self.is_populated()
+    }
+
     /// Kills everything in the group and waits until it is gone. False where something is left.
     pub(crate) async fn kill(&self) -> bool {
         let deadline = Instant::now() + EMPTY_DEADLINE;

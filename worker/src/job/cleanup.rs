@@ -10,8 +10,8 @@ use super::cgroup::Cgroup;
 use super::runc::Runc;
 use super::stage::{Stage, unmount};
 
-/// Removes everything of the run whose container is `id`. Tries each step, whatever the others
-/// did, and returns what went wrong.
+/// Removes everything of the run whose container is `id`, when its processes are gone. Tries each
+/// step, whatever the others did, and returns what went wrong.
 pub(crate) async fn remove_run(
     runc: &Runc,
     id: &str,
@@ -19,9 +19,6 @@ pub(crate) async fn remove_run(
     stage: &Stage,
 ) -> Vec<String> {
     let mut failures = Vec::new();
-    if !cgroup.kill().await {
-        failures.push("processes of the run survive".to_owned());
-    }
     let (cgroup, stage) = (cgroup.clone(), stage.clone());
     let state = runc.root.join(id);
     let rest = tokio::task::spawn_blocking(move || {

@@ -1,7 +1,8 @@
 //! Runs jobs: each in a fresh container, on an image's mount, strictly isolated.
 //!
 //! `bundle` decides what runc is told (with `user`, `program`, `skeleton`, `seccomp`, `ids`; all
-//! pure); [`Runner`] carries it out: `stage` mounts the rootfs, `runc` creates and starts the
+//! pure); [`Runner`] carries it out: `stage` mounts the rootfs, on an `overlay` that an earlier job
+//! left where there is one, `runc` creates and starts the
 //! container, `supervise` watches it and moves its bytes, `cleanup` removes what was made. Who
 //! runs when is the queue's business.
 
@@ -15,6 +16,7 @@ mod skeleton;
 mod seccomp;
 mod ids;
 mod kernel;
+mod overlay;
 mod stage;
 mod cgroup;
 mod network;
@@ -34,13 +36,15 @@ use rustix::fs::Mode;
 use sway_core::api::jobs::{OutputStream, TraceUse};
 use sway_core::job::{Cause, JobSpec, Limits, Network};
 use sway_core::manifest::Manifest;
-use tokio::sync::{mpsc, oneshot};
+use sway_server::tasks::Tasks;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use self::bundle::{Host, Request};
 use self::cgroup::{Cgroup, Hierarchies};
 use self::ids::{IdRange, IdRanges};
 use self::output::OutputLog;
+use self::overlay::Overlay;
 use self::runc::{Ended, Runc, RuncError};
 use self::stage::Stage;
 use self::supervise::{Pipes, Watch};
@@ -49,9 +53,13 @@ use crate::account::{Accounts, CacheFigures, RunAccount};
 use crate::id_map::IdMaps;
 
 pub use self::init::find_init;
+pub use self::overlay::Overlays;
 
 /// Above the mount points of all workers' containers.
 const ROOTFS_DIR: &str = "/run/sway";
+
+/// Runs that may have told their outcome and not be removed yet; the end of a further one waits.
+const REMOVED_AT_ONCE: usize = 8;
 
 /// Bytes of `/etc/passwd` that are read.
 const ACCOUNT_FILE_LEN_MAX: usize = 1 << 20;
@@ -62,6 +70,8 @@ pub trait Rootfs: Send + Sync + std::fmt::Debug {
     fn manifest(&self) -> &Arc<Manifest>;
     /// Where it is mounted for a job with these ids. Stays as long as this value.
     fn lower(&self, ids: &IdMaps) -> BoxFuture<'_, io::Result<Lower>>;
+    /// Overlays on it that wait for a job.
+    fn overlays(&self) -> &Overlays;
     /// A file's bytes, at most `max`. Not through the kernel: no job waits for it.
     fn read_file(&self, path: &str, max: usize) -> BoxFuture<'_, io::Result<Vec<u8>>>;
 }
@@ -214,6 +224,9 @@ pub struct Runner {
     ids: Arc<IdRanges>,
     /// Whether [`Runner::expect_run`] is at work.
     expecting: Arc<AtomicBool>,
+    /// Runs that have ended and are being removed.
+    removing: Arc<Semaphore>,
+    tasks: Tasks,
 }
 
 /// One run while it goes on: what all of its steps need.
@@ -236,6 +249,8 @@ struct Report {
     memory_peak_bytes: Option<u64>,
     /// What went wrong beside the run's end.
     notes: Vec<String>,
+    /// What it runs on, if that may serve another one.
+    overlay: Option<Overlay>,
 }
 
 impl Runner {
@@ -257,7 +272,16 @@ impl Runner {
             .map_err(|error| RunnerError { what: "become a subreaper", source: error.into() })?;
         let runc = Runc { program: config.runc.clone(), root: config.runc_root.clone() };
         let ids = IdRanges::new(&config.worker_id);
-        Ok(Self { config, runc, accounts, hierarchies, ids, expecting: Arc::default() })
+        Ok(Self {
+            config,
+            runc,
+            accounts,
+            hierarchies,
+            ids,
+            expecting: Arc::default(),
+            removing: Arc::new(Semaphore::new(REMOVED_AT_ONCE)),
+            tasks: Tasks::new(),
+        })
     }
 
     /// Removes what a killed worker left: processes, cgroups, mounts, directories. Call it before
@@ -323,8 +347,15 @@ impl Runner {
         Path::new(ROOTFS_DIR).join(&self.config.worker_id)
     }
 
-    /// Runs a job to its end. When this returns, nothing of the run is left; it must not be
-    /// dropped before (cancel it instead).
+    /// Waits until nothing is left of runs that have ended.
+    pub async fn settled(&self) {
+        let all = u32::try_from(REMOVED_AT_ONCE).expect("a handful");
+        let _all = self.removing.acquire_many(all).await;
+    }
+
+    /// Runs a job to its end. When this returns, its processes are gone, and what it used can
+    /// serve others; its cgroup and directories go soon after ([`Runner::settled`]). It must not
+    /// be dropped before (cancel it instead).
     pub async fn run(&self, request: RunRequest) -> RunOutcome {
         let RunRequest { run_id, .. } = request;
         let cgroup_path = format!("{}/run-{run_id}", self.worker_cgroup());
@@ -346,15 +377,26 @@ impl Runner {
         run.account.bound_reads(Duration::from_millis(limits.timeout_ms) / 3);
         let mut report = Report::default();
         let range = Arc::new(self.ids.take().await);
+        let mount = Arc::clone(&request.mount);
         let result = self.carry_out(request, &run, &range, &mut report).await;
         let oom_kills = run.cgroup.oom_kills();
-        let failures =
-            cleanup::remove_run(&self.runc, &run.container, &run.cgroup, &run.stage).await;
+        // Once its first process is reaped, the kernel has killed all others of the container.
+        let ended = matches!(result, Ok((_, Some(_)))) && run.cgroup.is_deserted();
+        let gone = ended || run.cgroup.kill().await;
+        if !gone {
+            tracing::error!(run.id = run_id, "processes of the run survive");
+        }
+        if let Some(mut overlay) = report.overlay.take() {
+            let _ = tokio::task::spawn_blocking(move || {
+                if gone && overlay.reset() {
+                    mount.overlays().give_back(overlay);
+                }
+            })
+            .await;
+        }
         drop(range);
         self.accounts.close(&run.cgroup_path);
-        for failure in failures {
-            tracing::error!(run.id = run_id, error = failure, "a run is not cleaned up");
-        }
+        self.remove(run_id, &run).await;
         let (cause, exit_code) = match &result {
             Ok((Some(cause), ended)) => (*cause, ended.map(Ended::exit_code)),
             Ok((None, None)) => (Cause::Infrastructure, None),
@@ -399,6 +441,20 @@ impl Runner {
             stdout_truncated: output.is_cut(OutputStream::Stdout),
             stderr_truncated: output.is_cut(OutputStream::Stderr),
         }
+    }
+
+    /// Has what is left of the run removed, while its end is told.
+    async fn remove(&self, run_id: i64, run: &Run) {
+        let place = Arc::clone(&self.removing).acquire_owned().await;
+        let runc = self.runc.clone();
+        let Run { container, stage, cgroup, .. } = run;
+        let (container, stage, cgroup) = (container.clone(), stage.clone(), cgroup.clone());
+        self.tasks.spawn("remove run", async move {
+            for failure in cleanup::remove_run(&runc, &container, &cgroup, &stage).await {
+                tracing::error!(run.id = run_id, error = failure, "a run is not cleaned up");
+            }
+            drop(place);
+        });
     }
 
     /// From the request to the end of its process. The first value says who ended it, if it was
@@ -447,18 +503,17 @@ impl Runner {
                     manifest: &manifest,
                     user: &user,
                     ids: &ids,
-                    rootfs: &stage.rootfs,
                     cgroup: &cgroup,
                     hostname: &hostname,
                     name_server: bundle::name_server(spec.network),
                     host,
                     init: init.as_deref(),
                 };
-                let bundle = bundle::plan(&request)?;
-                stage.make(&bundle, &lower, &ids, &range)
+                let mut bundle = bundle::plan(&request)?;
+                stage.make(&mut bundle, mount.overlays(), &lower, &ids, &range)
             })
         };
-        staging.await.map_err(|error| RunError::Stage {
+        report.overlay = staging.await.map_err(|error| RunError::Stage {
             what: "prepare the container",
             source: io::Error::other(error),
         })??;

@@ -30,6 +30,8 @@ pub(crate) type Names = Vec<Vec<u8>>;
 pub(crate) struct Skeleton<'a> {
     manifest: &'a Manifest,
     entries: BTreeMap<Names, Entry>,
+    /// Whether what is added next is of every job.
+    common: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +41,8 @@ struct Entry {
     gid: u32,
     mtime: Option<Timestamp>,
     kind: Kind,
+    /// Whether every job on the image has it, though perhaps with another content.
+    common: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,8 +70,13 @@ impl<'a> Skeleton<'a> {
     /// The root alone, as the image has it.
     pub(crate) fn new(manifest: &'a Manifest) -> Self {
         let root = manifest.inode(Ino::ROOT).expect("every manifest has a root");
-        let root = directory_like(root);
-        Self { manifest, entries: BTreeMap::from([(Names::new(), root)]) }
+        let root = Entry { common: true, ..directory_like(root) };
+        Self { manifest, entries: BTreeMap::from([(Names::new(), root)]), common: true }
+    }
+
+    /// What is added from now on is this job's alone.
+    pub(crate) fn end_of_common(&mut self) {
+        self.common = false;
     }
 
     /// Follows the image's links on the way along `path`, and lets what the image lacks stand as
@@ -119,7 +128,9 @@ impl<'a> Skeleton<'a> {
             }
             let found = self.in_image(&path).and_then(|ino| self.manifest.inode(ino));
             let entry = match found {
-                Some(inode) if inode.is_directory() => directory_like(inode),
+                Some(inode) if inode.is_directory() => {
+                    Entry { common: self.common, ..directory_like(inode) }
+                }
                 Some(inode) if end < names.len() && !is_link(inode) => {
                     return Err(in_the_way(&path));
                 }
@@ -130,6 +141,7 @@ impl<'a> Skeleton<'a> {
                     gid: 0,
                     mtime: None,
                     kind: Kind::Directory { opaque: false },
+                    common: self.common,
                 },
             };
             self.entries.insert(path, entry);
@@ -174,7 +186,7 @@ impl<'a> Skeleton<'a> {
         self.directory(&names[..parent])?;
         let Owner { uid, gid } = owner;
         let kind = Kind::File(content);
-        let entry = Entry { permissions, uid, gid, mtime: None, kind };
+        let entry = Entry { permissions, uid, gid, mtime: None, kind, common: self.common };
         match self.entries.insert(names.to_vec(), entry) {
             None => Ok(()),
             Some(_) => Err(in_the_way(names)),
@@ -183,12 +195,105 @@ impl<'a> Skeleton<'a> {
 
     /// Makes it below the empty directory `at`. Blocks.
     pub(crate) fn write(&self, at: &Path, ids: &IdMaps) -> io::Result<()> {
+        self.write_some(at, ids, |_| true)
+    }
+
+    /// Makes what every job on the image has below the empty directory `at`. Blocks.
+    pub(crate) fn write_resting(&self, at: &Path, ids: &IdMaps) -> io::Result<()> {
+        self.write_some(at, ids, |entry| entry.common)
+    }
+
+    /// What [`Skeleton::write_resting`] makes; the mark is for directories.
+    pub(crate) fn resting(&self) -> BTreeMap<Names, bool> {
+        let common = self.entries.iter().filter(|(_, entry)| entry.common);
+        common.map(|(names, entry)| (names.clone(), entry.is_directory())).collect()
+    }
+
+    /// Files of the job that stand where the image has a file: to be bound over it, for an
+    /// overlay that is used again must not hide it for good. None where that can't be done.
+    pub(crate) fn hiding(&self) -> Option<Vec<Names>> {
+        let mut files = Vec::new();
+        for (names, entry) in self.entries.iter().filter(|(_, entry)| !entry.common) {
+            let found = self.in_image(names).and_then(|ino| self.manifest.inode(ino));
+            match (&entry.kind, found) {
+                (_, None) => {}
+                (Kind::Directory { opaque: false }, Some(inode)) if inode.is_directory() => {}
+                (Kind::File(_), Some(inode))
+                    if inode.is_regular() && std::str::from_utf8(&names.join(&b'/')).is_ok() =>
+                {
+                    files.push(names.clone());
+                }
+                _ => return None,
+            }
+        }
+        Some(files)
+    }
+
+    /// Makes the file `names` of the job at `path`. Blocks.
+    pub(crate) fn write_file(&self, names: &Names, path: &Path, ids: &IdMaps) -> io::Result<()> {
+        let entry = self.entries.get(names).filter(|entry| !entry.is_directory());
+        let entry = entry.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        entry.make(path)?;
+        entry.dress(path, ids)
+    }
+
+    /// Brings an overlay, mounted at `at`, from what every job has to what this one has; files of
+    /// [`Skeleton::hiding`] are left out. Notes in `brought` what is to be removed afterwards,
+    /// also when it fails, and in `resting` directories that are copied up for good. Blocks.
+    pub(crate) fn furnish(
+        &self,
+        at: &Path,
+        ids: &IdMaps,
+        resting: &mut BTreeMap<Names, bool>,
+        brought: &mut Vec<(Names, bool)>,
+    ) -> io::Result<()> {
         for (names, entry) in &self.entries {
             let path = host_path(at, names);
-            match &entry.kind {
-                Kind::Directory { .. } if names.is_empty() => {}
-                Kind::Directory { .. } => fs_err::create_dir(&path)?,
-                Kind::File(content) => fs_err::write(&path, content)?,
+            if let (true, Kind::File(content)) = (entry.common, &entry.kind) {
+                fs_err::write(&path, content)?;
+                entry.dress(&path, ids)?;
+            } else if !entry.common && self.in_image(names).is_none() {
+                brought.push((names.clone(), entry.is_directory()));
+                if let Err(error) = entry.make(&path) {
+                    brought.pop();
+                    return Err(error);
+                }
+            } else if !entry.common && entry.is_directory() {
+                // Changing it below copies it up, with all that lead to it.
+                resting.insert(names.clone(), true);
+            }
+        }
+        // Backwards: making an entry changes its directory's times. Those of directories that
+        // only earlier jobs changed are renewed, too: they would tell when.
+        for names in resting.keys().rev().chain(self.entries.keys().rev()) {
+            let path = host_path(at, names);
+            match self.entries.get(names) {
+                Some(entry) if entry.is_directory() || self.in_image(names).is_none() => {
+                    entry.dress(&path, ids)?;
+                }
+                Some(_) => {}
+                None => {
+                    let ino = self.in_image(names).and_then(|ino| self.manifest.inode(ino));
+                    if let Some(inode) = ino {
+                        directory_like(inode).dress(&path, ids)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write_some(
+        &self,
+        at: &Path,
+        ids: &IdMaps,
+        which: impl Fn(&Entry) -> bool,
+    ) -> io::Result<()> {
+        let entries = || self.entries.iter().filter(|(_, entry)| which(entry));
+        for (names, entry) in entries() {
+            let path = host_path(at, names);
+            if !names.is_empty() {
+                entry.make(&path)?;
             }
             if entry.kind == (Kind::Directory { opaque: true }) {
                 let flags = XattrFlags::empty();
@@ -196,24 +301,47 @@ impl<'a> Skeleton<'a> {
             }
         }
         // Attributes afterwards and backwards: making an entry changes its directory's time.
-        for (names, entry) in self.entries.iter().rev() {
-            let path = host_path(at, names);
-            let unmapped = || io::Error::other(format!("no map for the owner of {path:?}"));
-            let uid = ids.uids.outside(entry.uid).ok_or_else(unmapped)?;
-            let gid = ids.gids.outside(entry.gid).ok_or_else(unmapped)?;
-            nix::unistd::chown(&path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-            rustix::fs::chmod(&path, Mode::from_raw_mode(entry.permissions))?;
-            if let Some(Timestamp { seconds, nanoseconds }) = entry.mtime {
-                let time = TimeSpec::new(seconds, i64::from(nanoseconds));
-                let follow = UtimensatFlags::NoFollowSymlink;
-                nix::sys::stat::utimensat(nix::fcntl::AT_FDCWD, &path, &time, &time, follow)?;
-            }
+        for (names, entry) in entries().rev() {
+            entry.dress(&host_path(at, names), ids)?;
         }
         Ok(())
     }
 }
 
-fn host_path(at: &Path, names: &[Vec<u8>]) -> PathBuf {
+impl Entry {
+    fn is_directory(&self) -> bool {
+        matches!(self.kind, Kind::Directory { .. })
+    }
+
+    fn make(&self, path: &Path) -> io::Result<()> {
+        match &self.kind {
+            Kind::Directory { .. } => fs_err::create_dir(path)?,
+            Kind::File(content) => fs_err::write(path, content)?,
+        }
+        Ok(())
+    }
+
+    /// Gives a file or directory its owner, its permissions and its time.
+    fn dress(&self, path: &Path, ids: &IdMaps) -> io::Result<()> {
+        let unmapped = || io::Error::other(format!("no map for the owner of {path:?}"));
+        let uid = ids.uids.outside(self.uid).ok_or_else(unmapped)?;
+        let gid = ids.gids.outside(self.gid).ok_or_else(unmapped)?;
+        nix::unistd::chown(path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        rustix::fs::chmod(path, Mode::from_raw_mode(self.permissions))?;
+        let time = match self.mtime {
+            Some(Timestamp { seconds, nanoseconds }) => {
+                TimeSpec::new(seconds, i64::from(nanoseconds))
+            }
+            None => TimeSpec::UTIME_NOW,
+        };
+        let follow = UtimensatFlags::NoFollowSymlink;
+        nix::sys::stat::utimensat(nix::fcntl::AT_FDCWD, path, &time, &time, follow)?;
+        Ok(())
+    }
+}
+
+/// Where `names` are below the directory `at`.
+pub(crate) fn host_path(at: &Path, names: &[Vec<u8>]) -> PathBuf {
     names.iter().fold(at.to_owned(), |path, name| path.join(OsStr::from_bytes(name)))
 }
 
@@ -228,13 +356,18 @@ fn directory_like(inode: &Inode) -> Entry {
         gid: inode.gid,
         mtime: Some(inode.mtime),
         kind: Kind::Directory { opaque: false },
+        common: false,
     }
 }
 
 fn in_the_way(names: &[Vec<u8>]) -> RunError {
-    let path =
-        names.iter().fold(String::new(), |path, name| path + "/" + &String::from_utf8_lossy(name));
+    let path = shown(names);
     RunError::Refused(format!("{path} is needed twice, or is no directory in the image"))
+}
+
+/// As a path from the root.
+pub(crate) fn shown(names: &[Vec<u8>]) -> String {
+    names.iter().fold(String::new(), |path, name| path + "/" + &String::from_utf8_lossy(name))
 }
 
 /// `/a/b` as names, for paths that need no following.

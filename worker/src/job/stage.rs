@@ -1,9 +1,15 @@
 //! The place of one run on the host: its directories and mounts, made and removed as one.
 //!
 //! ```text
+//! jobs/<run>/             config.json, runc's pid file and log, files that are bound
+//! ```
+//!
+//! and for a job whose files hide more of the image than a file, so that no overlay of
+//! [`super::overlay`] will do for it:
+//!
+//! ```text
 //! jobs/<run>/skeleton     upper layer (see `skeleton`)
 //! jobs/<run>/image        the image with the job's owners, only until the overlay holds it
-//! jobs/<run>/             config.json, runc's pid file and log
 //! /run/sway/<worker>/<run>/rootfs  the overlay: what the container calls /
 //! ```
 //!
@@ -22,6 +28,8 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use super::bundle::Bundle;
 use super::ids::IdRange;
 use super::kernel;
+use super::overlay::{Overlay, Overlays};
+use super::skeleton;
 use super::{Lower, RunError};
 use crate::id_map::IdMaps;
 
@@ -37,9 +45,48 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Makes directories and mounts. What it made before an error stays for [`Stage::remove`].
-    /// Blocks.
+    /// Makes directories and mounts; the overlay is one that was used before where there is one.
+    /// What it made before an error stays for [`Stage::remove`]. Blocks.
     pub(crate) fn make(
+        &self,
+        bundle: &mut Bundle<'_>,
+        overlays: &Overlays,
+        lower: &Lower,
+        ids: &IdMaps,
+        range: &IdRange,
+    ) -> Result<Option<Overlay>, RunError> {
+        let step = |what: &'static str| move |source| RunError::Stage { what, source };
+        private(&self.home).map_err(step("make the run's directories"))?;
+        let overlay = match bundle.skeleton.hiding() {
+            Some(hiding) => {
+                let dir = self.place.parent().expect("a place lies in the worker's directory");
+                let mut overlay = match overlays.take(lower, ids) {
+                    Some(overlay) => overlay,
+                    None => Overlay::make(dir, lower, ids, range, &bundle.skeleton)?,
+                };
+                overlay.furnish(&bundle.skeleton).map_err(step("write the job's own files"))?;
+                for (number, names) in hiding.iter().enumerate() {
+                    let source = self.home.join(format!("file-{number}"));
+                    let written = bundle.skeleton.write_file(names, &source, ids);
+                    written.map_err(step("write the job's own files"))?;
+                    bundle.bind_file(&source, &skeleton::shown(names));
+                }
+                bundle.set_rootfs(&overlay.rootfs());
+                Some(overlay)
+            }
+            None => {
+                self.make_own(bundle, lower, ids, range)?;
+                bundle.set_rootfs(&self.rootfs);
+                None
+            }
+        };
+        fs_err::write(self.home.join("config.json"), bundle.config.to_string())
+            .map_err(step("write the bundle"))?;
+        Ok(overlay)
+    }
+
+    /// An overlay for this run alone.
+    fn make_own(
         &self,
         bundle: &Bundle<'_>,
         lower: &Lower,
@@ -48,19 +95,14 @@ impl Stage {
     ) -> Result<(), RunError> {
         let step = |what: &'static str| move |source| RunError::Stage { what, source };
         let (skeleton, mapped) = (self.home.join("skeleton"), self.home.join("image"));
-        for path in [&self.home, &skeleton, &mapped, &self.place] {
-            DirBuilder::new()
-                .mode(0o700)
-                .create(path)
-                .map_err(step("make the run's directories"))?;
+        for path in [&skeleton, &mapped, &self.place] {
+            private(path).map_err(step("make the run's directories"))?;
         }
         let root = ids.uids.outside(0).unwrap_or_else(|| range.base());
         std::os::unix::fs::chown(&self.place, Some(root), None)
             .and_then(|()| fs_err::create_dir(&self.rootfs))
             .map_err(step("make the run's mount point"))?;
         bundle.skeleton.write(&skeleton, ids).map_err(step("write the job's own files"))?;
-        fs_err::write(self.home.join("config.json"), bundle.config.to_string())
-            .map_err(step("write the bundle"))?;
         let image = match lower {
             Lower::Mapped(image) => image,
             Lower::ToMap(image) => {
@@ -93,6 +135,10 @@ impl Stage {
     }
 }
 
+fn private(path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(path)
+}
+
 /// A read-only overlay: no upper directory, so nothing can be written.
 fn overlay(skeleton: &Path, image: &Path, target: &Path) -> io::Result<()> {
     // xino: one device number for files and directories. The others: nothing in an image may
@@ -108,7 +154,7 @@ fn overlay(skeleton: &Path, image: &Path, target: &Path) -> io::Result<()> {
 }
 
 /// A path as overlayfs reads it within its options.
-fn escaped(path: &Path) -> io::Result<String> {
+pub(crate) fn escaped(path: &Path) -> io::Result<String> {
     let path = path
         .to_str()
         .ok_or_else(|| io::Error::other(format!("{} is not UTF-8", path.display())))?;

@@ -37,6 +37,7 @@ use crate::fuse::{
     Surroundings,
 };
 use crate::id_map::IdMaps;
+use crate::job::Overlays;
 use crate::predict::JobAhead;
 use crate::rootfs::{Rootfs, RootfsError};
 use crate::start::Board;
@@ -303,6 +304,8 @@ impl Mounts {
 /// An image that is mounted. Dropping the last handle unmounts.
 #[derive(Debug)]
 pub struct ImageMount {
+    /// Before the sessions: they lie on their mounts.
+    overlays: Overlays,
     digest: Digest,
     rootfs: Arc<Rootfs>,
     service: Service,
@@ -359,8 +362,19 @@ impl ImageMount {
             let shift_ids = !session.can_be_idmapped();
             let shifted = tokio::sync::Mutex::default();
             let (holds, usage) = (Holds::default(), Usage::default());
-            let started = Mutex::default();
-            Ok(Self { digest, rootfs, service, session, shift_ids, shifted, holds, usage, started })
+            let (started, overlays) = (Mutex::default(), Overlays::default());
+            Ok(Self {
+                overlays,
+                digest,
+                rootfs,
+                service,
+                session,
+                shift_ids,
+                shifted,
+                holds,
+                usage,
+                started,
+            })
         })
         .await
     }
@@ -399,6 +413,7 @@ impl ImageMount {
 
     /// Unmounts, in use or not.
     async fn shut_down(&self) {
+        self.overlays.clear();
         let mut shifted = self.shifted.lock().await;
         let shifted: Vec<FuseSession> = shifted.drain().map(|(_, session)| session).collect();
         let ends = shifted.iter().chain([&self.session]).map(|session| async move {
@@ -462,6 +477,11 @@ impl ImageMount {
     /// Notes that a job begins to use this mount, for as long as what is returned lives.
     pub fn enter(self: &Arc<Self>) -> MountUse {
         MountUse::of(Arc::clone(self))
+    }
+
+    /// Overlays on it that wait for a job.
+    pub fn overlays(&self) -> &Overlays {
+        &self.overlays
     }
 
     /// The manifest's digest: the image's name by content.

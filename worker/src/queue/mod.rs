@@ -168,8 +168,7 @@ impl Queue {
         }
         let key = TraceKey::of_program(&spec.program);
         let images = &inner.images;
-        let manifest =
-            images.resolve(&identity.user, identity.operator, &spec.image, &key).await?;
+        let manifest = images.resolve(&identity.user, identity.operator, &spec.image, &key).await?;
         let waiting = inner.waiting(|_| true);
         if waiting >= config.waiting_max {
             return Err(QueueError::Full { waiting, retry_after: RETRY_AFTER });

@@ -22,7 +22,7 @@ use sway_core::manifest::{
 use sway_worker::account::Accounts;
 use sway_worker::id_map::IdMaps;
 use sway_worker::job::output::OutputLog;
-use sway_worker::job::{Lower, Rootfs, RunOutcome, RunRequest, Runner, RunnerConfig};
+use sway_worker::job::{Lower, Overlays, Rootfs, RunOutcome, RunRequest, Runner, RunnerConfig};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct PlainRootfs {
     path: PathBuf,
     manifest: Arc<Manifest>,
+    overlays: Overlays,
 }
 
 impl Rootfs for PlainRootfs {
@@ -43,6 +44,10 @@ impl Rootfs for PlainRootfs {
 
     fn lower(&self, _ids: &IdMaps) -> BoxFuture<'_, io::Result<Lower>> {
         Box::pin(async { Ok(Lower::ToMap(self.path.clone())) })
+    }
+
+    fn overlays(&self) -> &Overlays {
+        &self.overlays
     }
 
     fn read_file(&self, path: &str, _max: usize) -> BoxFuture<'_, io::Result<Vec<u8>>> {
@@ -57,7 +62,11 @@ impl PlainRootfs {
         *tree.metadata_mut(Tree::ROOT) = metadata(path);
         fill(&mut tree, Tree::ROOT, path);
         let (manifest, _) = tree.to_manifest(config).unwrap();
-        Arc::new(Self { path: path.to_owned(), manifest: Arc::new(manifest) })
+        Self::of(path, Arc::new(manifest))
+    }
+
+    fn of(path: &Path, manifest: Arc<Manifest>) -> Arc<Self> {
+        Arc::new(Self { path: path.to_owned(), manifest, overlays: Overlays::default() })
     }
 }
 
@@ -128,10 +137,11 @@ fn unpacked(cache: &Path) -> PathBuf {
     tree
 }
 
+/// The tree as an image that no other run uses.
 pub(crate) fn image() -> Arc<PlainRootfs> {
     static IMAGE: LazyLock<Arc<PlainRootfs>> =
         LazyLock::new(|| PlainRootfs::new(base(), RunConfig::default()));
-    Arc::clone(&IMAGE)
+    PlainRootfs::of(base(), Arc::clone(&IMAGE.manifest))
 }
 
 /// A runner with a data directory of its own.
@@ -231,6 +241,7 @@ impl Bench {
             started,
         };
         let outcome = tokio::time::timeout(PATIENCE, self.runner.run(request)).await.unwrap();
+        self.runner.settled().await;
         let text = async |stream| {
             let bytes = output.read_all(stream, u64::MAX).await.unwrap();
             String::from_utf8_lossy(&bytes).into_owned()
@@ -240,7 +251,7 @@ impl Bench {
         Ran { outcome, stdout, stderr }
     }
 
-    /// Whatever runs leave on the host.
+    /// Whatever runs leave on the host, without overlays that wait for the next one.
     pub(crate) fn leftovers(&self) -> Vec<String> {
         let mut left = Vec::new();
         let mounts = fs_err::read_to_string("/proc/self/mountinfo").unwrap();
@@ -249,6 +260,7 @@ impl Bench {
             mounts
                 .lines()
                 .filter(|line| line.contains(&self.worker_id) || line.contains(data))
+                .filter(|line| !line.contains("/overlay-"))
                 .map(str::to_owned),
         );
         let cgroups = walkdir::WalkDir::new("/sys/fs/cgroup").into_iter().flatten();

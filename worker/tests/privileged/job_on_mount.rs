@@ -15,7 +15,7 @@ use crate::job::{Bench, Order, base, shows};
 use crate::mount_fixture::{Fixture, Options, mounted_below};
 
 /// Python and nothing else, and a file that no program reads by itself.
-fn python_image() -> tempfile::TempDir {
+pub(crate) fn python_image() -> tempfile::TempDir {
     let tree = tempfile::tempdir_in(base().parent().unwrap()).unwrap();
     let script = "cd \"$1\" && mkdir -p \"$2/usr/bin\" \"$2/usr/lib\" && \
         cp -a lib lib64 \"$2\" && cp -a usr/bin/python3* \"$2/usr/bin\" && \

@@ -7,6 +7,7 @@
 mod job;
 mod job_isolation;
 mod job_on_mount;
+mod overlay;
 mod mount;
 mod mount_fixture;
 mod mount_random;
