@@ -185,7 +185,7 @@ impl Board {
         }
         if bytes.len() == groups.keys.len() {
             drop(state);
-            return Outlook::Here(groups.cut(bytes));
+            return Outlook::Here(groups.cut(&bytes));
         }
         if groups.keys.iter().any(|key| state.groups.contains_key(key)) {
             return Outlook::Spanning(groups.keys);
@@ -336,8 +336,8 @@ impl Groups {
         Some(Self { keys, range })
     }
 
-    fn cut(&self, bytes: Vec<Bytes>) -> Bytes {
-        if let [only] = &bytes[..] {
+    fn cut(&self, bytes: &[Bytes]) -> Bytes {
+        if let [only] = bytes {
             return only.slice(self.range.clone());
         }
         Bytes::from(bytes.concat()).slice(self.range.clone())

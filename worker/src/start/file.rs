@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::io::{self, BufReader, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
@@ -51,7 +51,7 @@ pub(super) struct StartWriter {
 
 impl StartFiles {
     /// Files in `dir`, of at most `limit` bytes in all.
-    pub fn new(dir: PathBuf, limit: u64) -> Self {
+    pub fn new(dir: &Path, limit: u64) -> Self {
         Self { dir: dir.join(VERSION_DIR), limit, next: AtomicU64::new(0) }
     }
 
@@ -219,7 +219,7 @@ impl StartWriter {
     }
 
     #[cfg(test)]
-    fn path(&self) -> &std::path::Path {
+    fn path(&self) -> &Path {
         &self.path
     }
 }
@@ -258,7 +258,7 @@ mod tests {
     #[test]
     fn what_was_written_reads_back() {
         let dir = tempfile::tempdir().unwrap();
-        let files = StartFiles::new(dir.path().to_owned(), 1 << 20);
+        let files = StartFiles::new(dir.path(), 1 << 20);
         assert!(files.open(&key("ada")).is_none());
         write(&files, &key("ada"), 1000);
         let mut file = files.open(&key("ada")).unwrap();
@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn a_start_that_was_not_finished_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let files = StartFiles::new(dir.path().to_owned(), 1 << 20);
+        let files = StartFiles::new(dir.path(), 1 << 20);
         drop(files.create(&key("ada"), "e").unwrap());
         assert_eq!(std::fs::read_dir(dir.path().join("v1")).unwrap().count(), 0);
         std::fs::write(dir.path().join("v1").join("tmp-0-0"), "of a crash").unwrap();
@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn the_one_used_longest_ago_goes_first() {
         let dir = tempfile::tempdir().unwrap();
-        let files = StartFiles::new(dir.path().to_owned(), 10_000);
+        let files = StartFiles::new(dir.path(), 10_000);
         let old = write(&files, &key("ada"), 300);
         let minute_ago = SystemTime::now() - std::time::Duration::from_secs(60);
         File::open(&old).unwrap().set_modified(minute_ago).unwrap();

@@ -296,7 +296,8 @@ impl Starts {
         mounts: Arc<Mounts>,
         tasks: Tasks,
     ) -> Arc<Self> {
-        let files = config.dir.clone().map(|dir| Arc::new(StartFiles::new(dir, config.disk_bytes)));
+        let files = config.dir.as_deref();
+        let files = files.map(|dir| Arc::new(StartFiles::new(dir, config.disk_bytes)));
         // The first start after a pause pays no handshake.
         let (warm, stopping) = (source.keep_warm(STRIPES), tasks.stopping().clone());
         tasks.spawn("keep connections", async move {
@@ -375,8 +376,14 @@ impl Starts {
         match frames {
             // What is warm stays so, however the trace has changed.
             Some(frames) if !self.is_warm(&start) => {
-                let origin = stream::Origin::Server { head: head.clone(), frames };
-                self.launch(start, origin);
+                let is_early = early.as_ref().is_some_and(|early| early.manifest == head.manifest);
+                if is_early {
+                    // What is on disk does for now; the next start has what is new.
+                    stream::refresh(self, &start, head.clone(), frames);
+                } else {
+                    let origin = stream::Origin::Server { head: head.clone(), frames };
+                    self.launch(start, origin);
+                }
             }
             Some(_) | None => {}
         }
@@ -467,10 +474,11 @@ impl Starts {
         let (key, file) = found.await.ok().flatten()?;
         let etag = file.etag().to_owned();
         if self.is_warm(&key) {
-            return Some(Early { etag, _start: None });
+            return Some(Early { etag, manifest: key.manifest, _start: None });
         }
+        let manifest = key.manifest;
         let start = self.launch(key, stream::Origin::File(file));
-        Some(Early { etag, _start: Some(start) })
+        Some(Early { etag, manifest, _start: Some(start) })
     }
 
     /// The start of this key: the one that is open, or a new one from `origin`.
@@ -523,6 +531,7 @@ impl Starts {
 /// A start that began from a file before the fileserver was asked.
 struct Early {
     etag: String,
+    manifest: Digest,
     _start: Option<Arc<Start>>,
 }
 

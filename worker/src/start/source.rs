@@ -25,16 +25,16 @@ pub trait StartSource: Debug + Send + Sync + 'static {
 
 impl StartSource for Client {
     fn start(&self, query: StartQuery) -> BoxFuture<'_, Result<StartAnswer, ClientError>> {
-        Box::pin(Client::start(self, query))
+        Box::pin(Self::start(self, query))
     }
 
     fn keep_warm(&self, connections: u8) -> BoxFuture<'static, ()> {
         let client = self.clone();
-        Box::pin(async move { match Client::keep_warm(&client, connections).await {} })
+        Box::pin(async move { match Self::keep_warm(&client, connections).await {} })
     }
 
     fn blobs(&self, digests: &[Digest]) -> FrameStream {
         let wanted = digests.iter().map(|digest| (*digest, BLOB_LEN_MAX)).collect();
-        Client::blobs(self).fetch_within(wanted)
+        Self::blobs(self).fetch_within(wanted)
     }
 }

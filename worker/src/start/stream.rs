@@ -26,7 +26,7 @@ use super::board::{Board, GroupKey, StartId};
 use super::file::{StartFile, StartFiles};
 use super::plan::Plan;
 use super::push::{Arrived, keyed, push_all};
-use super::{Mounting, STRIPES, Shared, Starts, TraceMode, lock};
+use super::{Mounting, STRIPES, Shared, StartKey, Starts, TraceMode, lock};
 use crate::mount::ImageMount;
 
 /// How long a stream may bring nothing.
@@ -79,6 +79,61 @@ pub(super) async fn run(starts: &Arc<Starts>, shared: &Arc<Shared>, origin: Orig
         }
         opening
     });
+}
+
+/// Keeps a stream on disk and does nothing else with it: a start from an older file is under way.
+pub(super) fn refresh(
+    starts: &Arc<Starts>,
+    key: &StartKey,
+    head: StartHead,
+    mut frames: FrameStream,
+) {
+    let (Some(files), true) = (&starts.files, head.bundle.is_some()) else { return };
+    let writer = write(starts, files, key.clone(), head.etag);
+    let (mounts, manifest) = (Arc::clone(&starts.mounts), key.manifest);
+    starts.tasks.spawn("refresh start", async move {
+        loop {
+            if let Some(mount) = mounts.peek(manifest) {
+                mount.board().no_demand(YIELD_MAX).await;
+            }
+            let written = match tokio::time::timeout(STALL, frames.next()).await {
+                Ok(None) => Written::End,
+                Ok(Some(Ok((header, encoded)))) if !header.is_missing() => {
+                    Written::Frame(header, encoded)
+                }
+                Ok(Some(_)) | Err(_) => return,
+            };
+            let is_end = matches!(written, Written::End);
+            if writer.send(written).await.is_err() || is_end {
+                return;
+            }
+        }
+    });
+}
+
+/// Writes the file of a start on a thread of its own.
+fn write(starts: &Starts, files: &Arc<StartFiles>, key: StartKey, etag: String) -> Writer {
+    let (sender, mut written) = mpsc::channel(RECEIVED_MAX);
+    let files = Arc::clone(files);
+    starts.tasks.spawn_blocking("write start", move || {
+        let done = files.create(&key, &etag).and_then(|mut writer| {
+            while let Some(next) = written.blocking_recv() {
+                match next {
+                    Written::Frame(header, encoded) => writer.push(&header, &encoded)?,
+                    Written::End => {
+                        writer.commit()?;
+                        files.keep_bound();
+                        break;
+                    }
+                }
+            }
+            Ok(())
+        });
+        if let Err(error) = done {
+            tracing::debug!(%error, "a start is not kept on disk");
+        }
+    });
+    sender
 }
 
 struct Work<'a> {
@@ -178,7 +233,8 @@ impl Work<'_> {
         *lock(&self.shared.bundle) = head.bundle;
         let has_trace = head.bundle.is_some();
         let files = self.starts.files.as_ref().filter(|_| has_trace);
-        let writer = files.map(|files| self.write(files, head.etag.clone()));
+        let writer = files
+            .map(|files| write(self.starts, files, self.shared.key.clone(), head.etag.clone()));
         Opened { inbox: self.receive(frames, writer), has_trace }
     }
 
@@ -239,31 +295,6 @@ impl Work<'_> {
             let _ = stop.run_until_cancelled(receiving).await;
         });
         Inbox { frames: inbox, is_file: false }
-    }
-
-    /// Writes the file of this start on a thread of its own.
-    fn write(&self, files: &Arc<StartFiles>, etag: String) -> Writer {
-        let (sender, mut written) = mpsc::channel(RECEIVED_MAX);
-        let (files, key) = (Arc::clone(files), self.shared.key.clone());
-        self.starts.tasks.spawn_blocking("write start", move || {
-            let done = files.create(&key, &etag).and_then(|mut writer| {
-                while let Some(next) = written.blocking_recv() {
-                    match next {
-                        Written::Frame(header, encoded) => writer.push(&header, &encoded)?,
-                        Written::End => {
-                            writer.commit()?;
-                            files.keep_bound();
-                            break;
-                        }
-                    }
-                }
-                Ok(())
-            });
-            if let Err(error) = done {
-                tracing::debug!(%error, "a start is not kept on disk");
-            }
-        });
-        sender
     }
 
     /// Mounts the image with the manifest that comes first; with one from elsewhere where the

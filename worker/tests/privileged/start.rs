@@ -302,6 +302,55 @@ async fn a_read_on_a_page_that_is_about_to_be_pushed_is_answered_first() {
     setup.end().await;
 }
 
+/// A process of an account that waits for a page of `path` that never comes by itself.
+fn reader(mount: &ImageMount, path: &str, is_mapped: bool) -> std::process::Child {
+    let path = mount.path().join(path);
+    let how =
+        if is_mapped { "mmap.mmap(f.fileno(),0,prot=mmap.PROT_READ)[0]" } else { "f.read(1)" };
+    let program = format!("import mmap\nf=open({path:?},'rb',buffering=0)\n{how}");
+    std::process::Command::new("python3").args(["-c", &program]).spawn().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_waits_for_the_stream_can_be_killed_during_a_push() {
+    for is_mapped in [false, true] {
+        let setup = Setup::new(TraceMode::Push);
+        setup.script.allowed.send_replace(0);
+        setup.resolve().await;
+        let guard = setup.begin();
+        let mount = guard.mount().await.unwrap();
+        let begun = Instant::now();
+        while mount.board().is_empty() {
+            assert!(begun.elapsed() < Duration::from_secs(20));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // Neither the stream nor the fileserver brings the page that it waits for.
+        setup.fixture.store.set_closed(true);
+        let before = mount.requests().of(Operation::Read);
+        let mut process = reader(&mount, "usr/lib/other", is_mapped);
+        while mount.requests().of(Operation::Read) == before {
+            assert!(begun.elapsed() < Duration::from_secs(20));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // The push comes up to the frame before its page.
+        setup.script.allowed.send_replace(5);
+        while guard.figures().frames < 5 {
+            assert!(begun.elapsed() < Duration::from_secs(20));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        process.kill().unwrap();
+        // What a run does when it is killed: its reads are answered.
+        setup.fixture.accounts.unattributed().doom();
+        let status = blocking(move || process.wait().unwrap());
+        assert!(!tokio::time::timeout(Duration::from_secs(20), status).await.unwrap().success());
+        setup.fixture.store.set_closed(false);
+        setup.script.allowed.send_replace(usize::MAX);
+        pushed(&guard).await;
+        drop((guard, mount));
+        setup.end().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restarted_worker_starts_from_its_file() {
     let setup = Setup::new(TraceMode::Push);
