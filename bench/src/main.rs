@@ -77,10 +77,8 @@ fn run(arguments: Arguments) -> Result<()> {
         serde_json::from_slice(&fs::read(&file)?)?
     } else {
         fs::create_dir_all(&out)?;
-        let mut bench = bench(arguments)?;
+        let mut bench = bench(arguments, file.clone())?;
         let result = bench.run();
-        // What was measured before something failed is not lost.
-        fs::write(&file, serde_json::to_vec_pretty(&bench.rows)?)?;
         machine::remove(&bench.scratch)?;
         result?;
         bench.rows
@@ -99,7 +97,7 @@ fn run(arguments: Arguments) -> Result<()> {
     Ok(())
 }
 
-fn bench(arguments: Arguments) -> Result<Bench> {
+fn bench(arguments: Arguments, file: PathBuf) -> Result<Bench> {
     let scratch = arguments.out.join("data");
     machine::remove(&scratch)?;
     fs::create_dir_all(&scratch)?;
@@ -122,6 +120,7 @@ fn bench(arguments: Arguments) -> Result<Bench> {
         quick: arguments.quick,
         rounds: arguments.rounds,
         scratch,
+        file,
         rows: Vec::new(),
     })
 }

@@ -65,6 +65,8 @@ pub(crate) struct Bench {
     pub(crate) rounds: u32,
     /// Data of everything that runs, removed as it goes.
     pub(crate) scratch: PathBuf,
+    /// Where results are written as they come.
+    pub(crate) file: PathBuf,
     /// Results so far.
     pub(crate) rows: Vec<Row>,
 }
@@ -131,6 +133,14 @@ impl Bench {
         };
         say(&progress(round, cell, sample.as_ref(), wrong.as_deref()));
         self.rows.push(Row { cell: cell.clone(), round, sample, wrong });
+        if let Err(error) = self.save() {
+            say(&format!("the rows can't be written: {error:#}"));
+        }
+    }
+
+    /// Writes the rows: what was measured before something failed is not lost.
+    fn save(&self) -> Result<()> {
+        Ok(fs::write(&self.file, serde_json::to_vec_pretty(&self.rows)?)?)
     }
 
     /// A native run with nothing in the page cache.
