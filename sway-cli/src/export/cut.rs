@@ -1,129 +1,181 @@
-//! Reads layers: once to name their chunks, and again to send those that the fileserver lacks.
+//! Reads layers, each once: names their chunks, and packs those that the fileserver lacks.
 //!
-//! Two readings, because nothing may be sent before the whole image is known to be sound, and
-//! because which chunks are needed is known only when all layers lie on one another. The second
-//! one skips layers of which nothing is missing. Both run on a blocking thread with a queue of
-//! bounded length to whatever works on the chunks.
+//! A layer is read by one thread, since gzip can't be read by more, but several layers are read at
+//! a time. Readers fill batches of chunks; each batch is hashed, asked for at the fileserver, and
+//! what is missing of it is compressed into the spool. Batches are worked on side by side and come
+//! out in their order.
 
-use std::collections::HashSet;
-use std::io::Read;
+use std::collections::HashMap;
 use std::num::NonZero;
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::sync::Arc;
+use std::{mem, thread};
 
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use sway_client::Client;
 use sway_core::chunk::CutChunk;
 use sway_core::digest::Digest;
-use sway_core::image::{Draft, Layer, LayerError, LayerPlan, read_layer};
-use tokio::sync::mpsc::Sender;
+use sway_core::image::{Draft, Layer, read_layer};
+use tokio::sync::mpsc::{self, Sender};
+use tokio::task::spawn_blocking;
 
 use super::error::ExportError;
+use super::progress::Bar;
 use super::read::OpenImage;
+use super::spool::Spool;
 
-/// Chunks that wait for each hashing thread, of at most 128 KiB.
-const QUEUE_LEN: usize = 16;
+/// Raw bytes of one batch, at which it is closed. With the batches that are worked on and one for
+/// each reader, this bounds the memory of an export.
+const BATCH_LEN: usize = 4 << 20;
 
-/// A chunk on its way to the fileserver.
-pub(crate) type RawChunk = (Digest, Vec<u8>);
+/// Batches between readers and workers.
+const BATCHES_WAITING: usize = 1;
 
-/// A wrapper around what is read from disk, for progress.
-pub(crate) type Watch<'a> = &'a (dyn Fn(Box<dyn Read + Send>) -> Box<dyn Read + Send> + Sync);
-
-/// One layer among those of its image, for messages.
+/// What is to be done with a layer of an image.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Position {
-    /// From 0, lowest first.
-    pub(crate) index: usize,
-    /// How many layers there are.
-    pub(crate) count: usize,
+pub(crate) enum Task {
+    /// Its content is not known.
+    Cut,
+    /// Its content is known, if the bytes here are that layer's.
+    Check,
 }
 
-/// Reads and checks a layer and names its chunks, on all cores.
-pub(crate) fn name_chunks(
-    image: &OpenImage,
-    layer: &LayerPlan,
-    position: Position,
-    watch: Watch<'_>,
-) -> Result<Layer, ExportError> {
-    let threads = thread::available_parallelism().map_or(1, NonZero::get);
-    let (sender, receiver) = sync_channel::<(usize, Vec<u8>)>(threads * QUEUE_LEN);
-    let receiver = Arc::new(Mutex::new(receiver));
-    let (draft, mut named) = thread::scope(|scope| {
-        let hashing: Vec<_> = (0..threads)
-            .map(|_| {
-                let receiver = Arc::clone(&receiver);
-                scope.spawn(move || hash_all(&receiver))
-            })
-            .collect();
-        let mut next = 0;
-        let draft = read(image, layer, position, watch, |bytes| {
-            let sent = sender.send((next, bytes)).is_ok();
-            next += 1;
-            sent
-        });
-        drop(sender);
-        let named: Vec<_> = hashing
-            .into_iter()
-            .flat_map(|thread| thread.join().expect("hashing does not panic"))
-            .collect();
-        (draft, named)
-    });
-    named.sort_unstable_by_key(|(number, _)| *number);
-    Ok(draft?.finish(named.into_iter().map(|(_, chunk)| chunk)))
+/// Some chunks of a layer, in its order.
+#[derive(Debug)]
+struct Batch {
+    layer: usize,
+    chunks: Vec<Vec<u8>>,
+    len: usize,
 }
 
-/// Names chunks until there are no more.
-fn hash_all(chunks: &Mutex<Receiver<(usize, Vec<u8>)>>) -> Vec<(usize, CutChunk)> {
-    let mut named = Vec::new();
-    loop {
-        let next = chunks.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok((number, bytes)) = next else { return named };
-        named.push((number, CutChunk::of(&bytes)));
+impl Batch {
+    fn of(layer: usize) -> Self {
+        Self { layer, chunks: Vec::new(), len: 0 }
     }
 }
 
-/// Reads a layer again and hands on those of its chunks that are `wanted`, each once. Ends early
-/// where nobody takes them any more.
-pub(crate) fn send_chunks(
-    image: &OpenImage,
-    plan: &LayerPlan,
-    layer: &Layer,
-    position: Position,
-    wanted: &mut HashSet<Digest>,
-    watch: Watch<'_>,
-    chunks: &Sender<RawChunk>,
-) -> Result<(), ExportError> {
-    let mut names = layer.chunks().map(|cut| cut.chunk);
-    let mut same = true;
-    let result = read(image, plan, position, watch, |bytes| match names.next() {
-        Some(chunk) if chunk.len as usize == bytes.len() => {
-            !wanted.remove(&chunk.digest) || chunks.blocking_send((chunk.digest, bytes)).is_ok()
-        }
-        _ => {
-            same = false;
-            false
-        }
+/// Reads layers of an image, given by their indexes; returns those that were to be cut. All of
+/// them are then known to be sound.
+pub(crate) async fn read_layers(
+    client: &Client,
+    image: &Arc<OpenImage>,
+    spool: &Arc<Spool>,
+    work: Vec<(usize, Task)>,
+    bar: &Bar,
+) -> Result<Vec<(usize, Layer)>, ExportError> {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let (sender, batches) = mpsc::channel(BATCHES_WAITING);
+    let readers = work.into_iter().map(move |(index, task)| {
+        let (image, bar, sender) = (Arc::clone(image), bar.clone(), sender.clone());
+        blocking(move || Ok((index, read(&image, index, task, &bar, &sender)?)))
     });
-    match result {
-        _ if !same => Err(ExportError::Changed(image.origin().to_owned())),
-        Err(ExportError::Layer { source: LayerError::Stopped, .. }) | Ok(_) => Ok(()),
-        Err(error) => Err(error),
-    }
+    let reading = stream::iter(readers).buffer_unordered(cores).try_collect::<Vec<_>>();
+    let packing = stream::unfold(batches, |mut batches| async move {
+        batches.recv().await.map(|batch| (batch, batches))
+    })
+    // While the fileserver is asked about one, another is worked on.
+    .map(|batch| name_and_pack(client, spool, batch))
+    .buffered(2 * cores)
+    .try_fold(
+        HashMap::<usize, Vec<CutChunk>>::new(),
+        |mut named, (layer, chunks)| async move {
+            named.entry(layer).or_default().extend(chunks);
+            Ok(named)
+        },
+    );
+    let (drafts, named) = tokio::join!(reading, packing);
+    // Where packing failed, the readers only stopped because nobody took their chunks.
+    let mut named = named?;
+    let layers = drafts?.into_iter().filter_map(|(index, draft)| {
+        Some((index, draft?.finish(named.remove(&index).unwrap_or_default())))
+    });
+    Ok(layers.collect())
 }
 
+/// Runs `work` where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ExportError> + Send + 'static,
+) -> Result<T, ExportError> {
+    spawn_blocking(work).await.map_err(ExportError::Internal)?
+}
+
+/// Reads one layer and hands its chunks on.
 fn read(
     image: &OpenImage,
-    layer: &LayerPlan,
-    position: Position,
-    watch: Watch<'_>,
-    on_chunk: impl FnMut(Vec<u8>) -> bool,
-) -> Result<Draft, ExportError> {
-    image.read_layer(layer, watch, |stream| {
-        read_layer(stream, on_chunk).map_err(|source| ExportError::Layer {
+    index: usize,
+    task: Task,
+    bar: &Bar,
+    batches: &Sender<Batch>,
+) -> Result<Option<Draft>, ExportError> {
+    let plan = &image.layers()[index];
+    if let Task::Check = task {
+        return image.check_layer(plan, bar.watch()).map(|()| None);
+    }
+    let mut batch = Batch::of(index);
+    let draft = image.read_layer(plan, bar.watch(), |stream| {
+        let draft = read_layer(stream, |chunk| {
+            batch.len += chunk.len();
+            batch.chunks.push(chunk);
+            if batch.len < BATCH_LEN {
+                return true;
+            }
+            batches.blocking_send(mem::replace(&mut batch, Batch::of(index))).is_ok()
+        });
+        draft.map_err(|source| ExportError::Layer {
             origin: image.origin().to_owned(),
-            number: position.index + 1,
-            count: position.count,
+            number: index + 1,
+            count: image.layers().len(),
             source,
         })
+    })?;
+    // Where nobody takes it any more, that has its reason.
+    let _ = batches.blocking_send(batch);
+    Ok(Some(draft))
+}
+
+/// The names of a batch's chunks; those that the fileserver lacks are in the spool then.
+async fn name_and_pack(
+    client: &Client,
+    spool: &Arc<Spool>,
+    batch: Batch,
+) -> Result<(usize, Vec<CutChunk>), ExportError> {
+    let Batch { layer, chunks, .. } = batch;
+    let (chunks, named) = blocking(move || {
+        let named: Vec<_> = chunks.iter().map(|chunk| CutChunk::of(chunk)).collect();
+        Ok((chunks, named))
     })
+    .await?;
+    let digests = named.iter().map(|cut| cut.chunk.digest);
+    pack(client, spool, digests.zip(chunks).collect()).await?;
+    Ok((layer, named))
+}
+
+/// Asks the fileserver about blobs of which it was not asked.
+pub(crate) async fn ask(
+    client: &Client,
+    spool: &Spool,
+    digests: impl IntoIterator<Item = Digest>,
+) -> Result<(), ExportError> {
+    let unknown = spool.unknown(digests);
+    if !unknown.is_empty() {
+        spool.learn(&unknown, &client.blobs().missing(&unknown).await?);
+    }
+    Ok(())
+}
+
+/// Packs those blobs that the fileserver lacks.
+pub(crate) async fn pack(
+    client: &Client,
+    spool: &Arc<Spool>,
+    blobs: Vec<(Digest, Vec<u8>)>,
+) -> Result<(), ExportError> {
+    ask(client, spool, blobs.iter().map(|(digest, _)| *digest)).await?;
+    if !blobs.iter().any(|(digest, _)| spool.lacks(digest)) {
+        return Ok(());
+    }
+    let spool = Arc::clone(spool);
+    blocking(move || {
+        let blobs = blobs.iter().map(|(digest, raw)| (*digest, raw.as_slice()));
+        spool.pack(blobs).map_err(ExportError::Spool)
+    })
+    .await
 }

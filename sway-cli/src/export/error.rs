@@ -77,8 +77,11 @@ pub(crate) enum ExportError {
     /// The fileserver.
     #[error("the image could not be stored on the fileserver")]
     Client(#[from] ClientError),
-    /// The layer changed between being read and being sent.
-    #[error("{0} changed while it was exported")]
+    /// What is to be sent can't be kept until then.
+    #[error("can't use a temporary file for what is to be sent")]
+    Spool(#[source] io::Error),
+    /// A layer does not have the chunks that it had at an earlier export.
+    #[error("{0} has other content than when it was exported before")]
     Changed(String),
     /// A thread panicked.
     #[error("an internal step of the export failed")]

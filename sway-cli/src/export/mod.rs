@@ -1,31 +1,31 @@
 //! From a built image to a ref on the fileserver.
 //!
 //! `build` makes an image of a project, `read` opens it, `cut` reads its layers and names their
-//! chunks, `layer_cache` remembers them for the next export, `upload` sends what is missing. Here
-//! is their order: nothing is sent before the whole image is known to be sound, and the ref moves
-//! last, after every blob is stored.
+//! chunks, `spool` holds what the fileserver lacks of them, `layer_cache` remembers the layers for
+//! the next export, `upload` sends. Here is their order: nothing is sent before the whole image is
+//! known to be sound, and the ref moves last, after every blob is stored.
 
 mod build;
+mod read;
 mod cut;
-mod error;
+mod spool;
+mod upload;
 mod layer_cache;
 mod layout;
 mod progress;
-mod read;
-mod upload;
+mod error;
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sway_client::Client;
 use sway_client::refs::Expect;
 use sway_core::digest::Digest;
+use sway_core::image::Layer;
 use sway_core::image::archive::Sha256Hex;
-use sway_core::image::{Layer, LayerPlan};
 use sway_core::manifest::{ExtentSource, Manifest, Tree};
 use sway_core::name::RefName;
-use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 pub(crate) use build::{BuildRequest, Builder, Built, build, dockerfile_in};
@@ -33,12 +33,9 @@ pub(crate) use error::ExportError;
 pub(crate) use progress::Progress;
 pub(crate) use read::{OpenImage, Source};
 
-use cut::Position;
+use cut::Task;
 use layer_cache::LayerCache;
-use upload::Sent;
-
-/// Chunks between the reader of a layer and the batches: at most 8 MiB.
-const CHUNKS_WAITING: usize = 64;
+use spool::Spool;
 
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,16 +61,18 @@ pub(crate) struct Exported {
 /// One export under way.
 pub(crate) struct Export {
     /// The fileserver.
-    pub(crate) client: Client,
+    client: Client,
     /// The image.
-    pub(crate) image: OpenImage,
+    image: Arc<OpenImage>,
     /// Whether the image's bytes are a builder's own: those of others are checked against their
     /// digests even where their layers are known.
-    pub(crate) trusted: bool,
+    trusted: bool,
     /// Where the image goes.
-    pub(crate) name: RefName,
+    name: RefName,
+    /// Sway's cache directory.
+    cache: PathBuf,
     /// What is shown.
-    pub(crate) progress: Progress,
+    progress: Progress,
     layers: LayerCache,
     /// Which layers were read, by index.
     processed: HashSet<usize>,
@@ -89,32 +88,37 @@ impl Export {
         cache: &Path,
         progress: Progress,
     ) -> Self {
-        let layers = LayerCache::new(cache);
-        Self { client, image, trusted, name, progress, layers, processed: HashSet::new() }
+        Self {
+            client,
+            image: Arc::new(image),
+            trusted,
+            name,
+            cache: cache.to_owned(),
+            progress,
+            layers: LayerCache::new(cache),
+            processed: HashSet::new(),
+        }
     }
 
     /// Does it.
     pub(crate) async fn run(mut self) -> Result<Exported, ExportError> {
-        let layers = self.read_layers().await?;
+        let spool = Arc::new(Spool::new(&self.cache).map_err(ExportError::Spool)?);
+        let layers = self.read_layers(&spool).await?;
         let Merged { manifest, encoded, groups } = self.merge(&layers).await?;
         let digest = Digest::of(&encoded);
         let files = manifest.inodes().filter(|(_, inode)| inode.is_regular()).count();
         self.progress.done(format_args!("Extracted image ({files} files)"));
 
-        let mut blobs: Vec<Digest> = manifest.blobs().collect();
-        blobs.push(digest);
-        let missing: HashSet<Digest> =
-            self.client.blobs().missing(&blobs).await?.into_iter().collect();
-        let new_files = count_files_with(&manifest, &missing);
+        let described = groups.into_iter().chain([encoded]).map(|raw| (Digest::of(&raw), raw));
+        cut::pack(&self.client, &spool, described.collect()).await?;
+        cut::ask(&self.client, &spool, manifest.blobs()).await?;
+        self.read_lacking(&layers, &manifest, &spool).await?;
+        let new_files = count_new_files(&manifest, &spool);
         self.progress.done(format_args!("Synced with fileserver — {new_files} new files"));
 
-        let mut sent = self.send_chunks(&layers, &manifest, &missing).await?;
-        for raw in groups.into_iter().chain([encoded]) {
-            let name = Digest::of(&raw);
-            if missing.contains(&name) {
-                sent.add(upload::send(&self.client, vec![(name, raw)]).await?);
-            }
-        }
+        let frames = spool.frames(&manifest.blobs().chain([digest]).collect());
+        let bar = self.progress.bytes("Sending", frames.iter().map(|frame| frame.len as u64).sum());
+        let sent = upload::send(&self.client, &spool, &frames, |bytes| bar.add(bytes)).await?;
         self.progress.done(format_args!("Uploaded {new_files} files to fileserver"));
 
         let refs = self.client.refs();
@@ -135,54 +139,83 @@ impl Export {
     }
 
     /// All layers, lowest first: those that are known from the cache, the others read.
-    async fn read_layers(&mut self) -> Result<Vec<Arc<Layer>>, ExportError> {
-        let plans = self.image.layers().to_vec();
-        let mut found: HashMap<Sha256Hex, Arc<Layer>> = HashMap::new();
+    async fn read_layers(&mut self, spool: &Arc<Spool>) -> Result<Vec<Arc<Layer>>, ExportError> {
+        let image = Arc::clone(&self.image);
+        let mut found: HashMap<&Sha256Hex, Arc<Layer>> = HashMap::new();
         let mut work = Vec::new();
         let mut planned = HashSet::new();
-        for (index, plan) in plans.iter().enumerate() {
-            if !planned.insert(plan.diff_id.clone()) {
+        for (index, plan) in image.layers().iter().enumerate() {
+            if !planned.insert(&plan.diff_id) {
                 continue;
             }
-            let known = self.layers.load(&plan.diff_id).map(Arc::new);
-            match &known {
-                None => {
-                    self.processed.insert(index);
-                    work.push((index, None));
+            match self.layers.load(&plan.diff_id) {
+                None => work.push((index, Task::Cut)),
+                Some(layer) => {
+                    found.insert(&plan.diff_id, Arc::new(layer));
+                    if !self.trusted {
+                        work.push((index, Task::Check));
+                    }
                 }
-                Some(_) if !self.trusted => work.push((index, known.clone())),
-                Some(_) => {}
             }
-            found.extend(known.map(|layer| (plan.diff_id.clone(), layer)));
         }
-        let bar = self.progress.bytes("Reading", self.stored_len(work.iter().map(|(at, _)| *at))?);
-        let (image, cache) = (self.image.clone(), self.layers.clone());
-        let read = spawn_blocking(move || {
-            let count = image.layers().len();
-            let watch = bar.watch();
-            work.into_iter()
-                .map(|(index, known)| {
-                    let plan = &image.layers()[index];
-                    if let Some(layer) = known {
-                        image.check_layer(plan, &watch)?;
-                        return Ok((plan.diff_id.clone(), layer));
-                    }
-                    let position = Position { index, count };
-                    let layer = cut::name_chunks(&image, plan, position, &watch)?;
-                    if let Err(error) = cache.store(&plan.diff_id, &layer) {
-                        tracing::warn!(%error, "the layer can't be kept for the next export");
-                    }
-                    Ok((plan.diff_id.clone(), Arc::new(layer)))
-                })
-                .collect::<Result<Vec<_>, ExportError>>()
-        });
-        found.extend(read.await.map_err(ExportError::Internal)??);
-        Ok(plans.iter().map(|plan| Arc::clone(&found[&plan.diff_id])).collect())
+        for (index, layer) in self.cut(work, spool).await? {
+            let (cache, layer) = (self.layers.clone(), Arc::new(layer));
+            let (diff_id, kept) = (&image.layers()[index].diff_id, Arc::clone(&layer));
+            found.insert(diff_id, layer);
+            let diff_id = diff_id.clone();
+            let storing = spawn_blocking(move || cache.store(&diff_id, &kept));
+            if let Err(error) = storing.await.map_err(ExportError::Internal)? {
+                tracing::warn!(%error, "the layer can't be kept for the next export");
+            }
+        }
+        Ok(image.layers().iter().map(|plan| Arc::clone(&found[&plan.diff_id])).collect())
+    }
+
+    /// Reads the known layers that have chunks which the fileserver lacks after all, as one does
+    /// that was set up anew.
+    async fn read_lacking(
+        &mut self,
+        layers: &[Arc<Layer>],
+        manifest: &Manifest,
+        spool: &Arc<Spool>,
+    ) -> Result<(), ExportError> {
+        let chunks = || manifest.chunks().iter().map(|chunk| chunk.digest);
+        let mut lacking: HashSet<Digest> = chunks().filter(|digest| spool.lacks(digest)).collect();
+        // The highest layer that has a chunk is read: lower ones are the larger ones.
+        let mut work = Vec::new();
+        for (index, layer) in layers.iter().enumerate().rev() {
+            let count = lacking.len();
+            layer.chunks().for_each(|cut| {
+                lacking.remove(&cut.chunk.digest);
+            });
+            if lacking.len() < count {
+                work.push((index, Task::Cut));
+            }
+        }
+        self.cut(work, spool).await?;
+        if chunks().any(|digest| spool.lacks(&digest)) {
+            return Err(ExportError::Changed(self.image.origin().to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Reads some layers.
+    async fn cut(
+        &mut self,
+        work: Vec<(usize, Task)>,
+        spool: &Arc<Spool>,
+    ) -> Result<Vec<(usize, Layer)>, ExportError> {
+        let image = &self.image;
+        let lens = work.iter().map(|(index, _)| image.stored_len(&image.layers()[*index]));
+        let bar = self.progress.bytes("Reading", lens.sum::<Result<_, _>>()?);
+        let layers = cut::read_layers(&self.client, image, spool, work, &bar).await?;
+        self.processed.extend(layers.iter().map(|(index, _)| *index));
+        Ok(layers)
     }
 
     /// Lays the layers on one another.
     async fn merge(&self, layers: &[Arc<Layer>]) -> Result<Merged, ExportError> {
-        let (image, layers) = (self.image.clone(), layers.to_vec());
+        let (image, layers) = (Arc::clone(&self.image), layers.to_vec());
         let merging = spawn_blocking(move || {
             let mut tree = Tree::new();
             for (index, layer) in layers.iter().enumerate() {
@@ -199,60 +232,6 @@ impl Export {
         });
         merging.await.map_err(ExportError::Internal)?
     }
-
-    /// Reads the layers that have missing chunks once more and sends those.
-    async fn send_chunks(
-        &mut self,
-        layers: &[Arc<Layer>],
-        manifest: &Manifest,
-        missing: &HashSet<Digest>,
-    ) -> Result<Sent, ExportError> {
-        let chunks = manifest.chunks().iter().map(|chunk| chunk.digest);
-        let mut wanted: HashSet<Digest> =
-            chunks.filter(|digest| missing.contains(digest)).collect();
-        if wanted.is_empty() {
-            return Ok(Sent::default());
-        }
-        // The highest layer that has a chunk sends it: lower ones are the larger ones.
-        let mut unclaimed = wanted.clone();
-        let mut work = Vec::new();
-        for (index, layer) in layers.iter().enumerate().rev() {
-            let claimed = layer.chunks().filter(|cut| unclaimed.remove(&cut.chunk.digest)).count();
-            if claimed > 0 {
-                self.processed.insert(index);
-                work.push((index, Arc::clone(layer)));
-            }
-        }
-        let reading =
-            self.progress.bytes("Sending", self.stored_len(work.iter().map(|(at, _)| *at))?);
-        let (sender, receiver) = mpsc::channel(CHUNKS_WAITING);
-        let image = self.image.clone();
-        let bar = reading.clone();
-        let reader = spawn_blocking(move || {
-            let count = image.layers().len();
-            let watch = bar.watch();
-            for (index, layer) in &work {
-                let plan: &LayerPlan = &image.layers()[*index];
-                let position = Position { index: *index, count };
-                cut::send_chunks(&image, plan, layer, position, &mut wanted, &watch, &sender)?;
-            }
-            Ok::<_, ExportError>(wanted.is_empty())
-        });
-        let sending = upload::send_all(&self.client, receiver, |bytes| reading.sent(bytes));
-        let (all_read, sent) = tokio::join!(reader, sending);
-        // Where sending failed, the reader only stopped because nobody took its chunks.
-        let sent = sent?;
-        if all_read.map_err(ExportError::Internal)?? {
-            Ok(sent)
-        } else {
-            Err(ExportError::Changed(self.image.origin().to_owned()))
-        }
-    }
-
-    /// Stored bytes of some layers.
-    fn stored_len(&self, indexes: impl Iterator<Item = usize>) -> Result<u64, ExportError> {
-        indexes.map(|index| self.image.stored_len(&self.image.layers()[index])).sum()
-    }
 }
 
 struct Merged {
@@ -261,14 +240,14 @@ struct Merged {
     groups: Option<Vec<u8>>,
 }
 
-/// Files of which at least one chunk is among `digests`.
-fn count_files_with(manifest: &Manifest, digests: &HashSet<Digest>) -> usize {
-    let is_among = |extent: &sway_core::manifest::Extent| match extent.source {
+/// Files of which the fileserver lacks at least one chunk.
+fn count_new_files(manifest: &Manifest, spool: &Spool) -> usize {
+    let is_missing = |extent: &sway_core::manifest::Extent| match extent.source {
         ExtentSource::Hole => false,
         ExtentSource::Chunks(first) => manifest.chunks()[first as usize..][..extent.count as usize]
             .iter()
-            .any(|chunk| digests.contains(&chunk.digest)),
+            .any(|chunk| spool.is_missing(&chunk.digest)),
     };
     let files = manifest.inodes().filter(|(_, inode)| inode.is_regular());
-    files.filter(|(ino, _)| manifest.extents(*ino).iter().any(is_among)).count()
+    files.filter(|(ino, _)| manifest.extents(*ino).iter().any(is_missing)).count()
 }

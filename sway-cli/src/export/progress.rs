@@ -4,12 +4,10 @@
 use std::fmt::Display;
 use std::io::Read;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::output::Output;
-use crate::size::show_size;
 
 /// The way to show it.
 #[derive(Clone, Debug)]
@@ -26,14 +24,14 @@ impl Progress {
         self.0.verdict(true, text);
     }
 
-    /// A bar over bytes to read, with their rate.
+    /// A bar over bytes, with their rate.
     pub(crate) fn bytes(&self, what: &'static str, total: u64) -> Bar {
         const TEMPLATE: &str =
-            "{prefix:>9} {bar:30} {bytes}/{total_bytes} at {bytes_per_sec}{msg}, {eta} left";
+            "{prefix:>9} {bar:30} {bytes}/{total_bytes} at {bytes_per_sec}, {eta} left";
         let bar = ProgressBar::with_draw_target(Some(total), self.target());
         bar.set_style(style(TEMPLATE));
         bar.set_prefix(what);
-        Bar(Arc::new(Moving { bar, sent: AtomicU64::new(0) }))
+        Bar(Arc::new(Moving(bar)))
     }
 
     /// Something that tells what it is at, but not how far.
@@ -62,28 +60,24 @@ fn style(template: &str) -> ProgressStyle {
 pub(crate) struct Bar(Arc<Moving>);
 
 #[derive(Debug)]
-struct Moving {
-    bar: ProgressBar,
-    sent: AtomicU64,
-}
+struct Moving(ProgressBar);
 
 impl Drop for Moving {
     fn drop(&mut self) {
-        self.bar.finish_and_clear();
+        self.0.finish_and_clear();
     }
 }
 
 impl Bar {
     /// Counts what is read through the wrapped reader.
     pub(crate) fn watch(&self) -> impl Fn(Box<dyn Read + Send>) -> Box<dyn Read + Send> + Sync {
-        let moving = self.0.bar.clone();
-        move |reader| Box::new(moving.wrap_read(reader))
+        let bar = self.0.0.clone();
+        move |reader| Box::new(bar.wrap_read(reader))
     }
 
-    /// Counts bytes that went over the wire.
-    pub(crate) fn sent(&self, bytes: u64) {
-        let sum = self.0.sent.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        self.0.bar.set_message(format!(", {} sent", show_size(sum)));
+    /// Counts bytes.
+    pub(crate) fn add(&self, bytes: u64) {
+        self.0.0.inc(bytes);
     }
 }
 

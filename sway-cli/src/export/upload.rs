@@ -1,26 +1,24 @@
-//! Sends chunks to the fileserver: gathered to batches, compressed on all cores, several batches
-//! on their way at once.
+//! Sends what the spool holds to the fileserver, several requests on their way at once.
 
-use std::num::NonZero;
-use std::thread;
+use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use sway_client::Client;
 use sway_core::api::blobs::UploadSummary;
-use sway_core::blob::{self, FRAME_HEADER_LEN, FrameHeader};
-use tokio::sync::mpsc::Receiver;
 use tokio::task::spawn_blocking;
 
-use super::cut::RawChunk;
 use super::error::ExportError;
+use super::spool::{Frame, Spool};
 
-/// Raw bytes of one batch, at which it is closed. With as many batches under way as there are
-/// cores and one more, this bounds the memory of an export.
-const BATCH_LEN: usize = 8 << 20;
+/// Bytes of one request, at which it is closed: what is sent again where the server was out of
+/// reach. With the requests under way, this bounds the memory.
+const REQUEST_LEN: usize = 8 << 20;
 
-/// Most chunks of one batch.
-const BATCH_CHUNKS: usize = 4_000;
+/// Most blobs of one request: what the fileserver makes durable at once.
+const REQUEST_BLOBS: usize = 4_000;
+
+/// Requests at a time: while the fileserver makes one durable, it verifies another.
+const REQUESTS: usize = 4;
 
 /// What went over the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,58 +29,46 @@ pub(crate) struct Sent {
     pub(crate) bytes: u64,
 }
 
-impl Sent {
-    pub(crate) fn add(&mut self, other: Self) {
-        self.new_blobs += other.new_blobs;
-        self.bytes += other.bytes;
-    }
-}
-
-/// Sends all that comes; returns once all of it is stored. `progress` is told of bytes sent.
-pub(crate) async fn send_all(
+/// Sends `frames` of the spool; returns once all of them are stored. `progress` is told of bytes
+/// sent.
+pub(crate) async fn send(
     client: &Client,
-    chunks: Receiver<RawChunk>,
+    spool: &Arc<Spool>,
+    frames: &[Frame],
     progress: impl Fn(u64),
 ) -> Result<Sent, ExportError> {
-    let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    let batches = stream::unfold(chunks, |mut chunks| async move {
-        let batch = next_batch(&mut chunks).await;
-        (!batch.is_empty()).then_some((batch, chunks))
-    });
-    batches
-        .map(|batch| send(client, batch))
-        .buffer_unordered(cores + 1)
-        .try_fold(Sent::default(), |mut sum, sent| {
+    stream::iter(requests(frames))
+        .map(|frames| async move {
+            let spool = Arc::clone(spool);
+            let reading = spawn_blocking(move || spool.read(&frames).map_err(ExportError::Spool));
+            let bytes = reading.await.map_err(ExportError::Internal)??;
+            let UploadSummary { stored, .. } = client.blobs().upload_frames(&bytes).await?;
+            Ok(Sent { new_blobs: stored, bytes: bytes.len() as u64 })
+        })
+        .buffer_unordered(REQUESTS)
+        .try_fold(Sent::default(), |sum, sent| {
             progress(sent.bytes);
-            sum.add(sent);
-            async move { Ok(sum) }
+            let (new_blobs, bytes) = (sum.new_blobs + sent.new_blobs, sum.bytes + sent.bytes);
+            async move { Ok(Sent { new_blobs, bytes }) }
         })
         .await
 }
 
-/// Compresses and sends some blobs at once.
-pub(crate) async fn send(client: &Client, batch: Vec<RawChunk>) -> Result<Sent, ExportError> {
-    let frames = spawn_blocking(move || encode(batch)).await.map_err(ExportError::Internal)?;
-    let bytes = frames.iter().map(|(_, encoded)| FRAME_HEADER_LEN + encoded.len()).sum::<usize>();
-    let UploadSummary { stored, .. } = client.blobs().upload_batch(&frames).await?;
-    Ok(Sent { new_blobs: stored, bytes: bytes as u64 })
-}
-
-async fn next_batch(chunks: &mut Receiver<RawChunk>) -> Vec<RawChunk> {
-    let mut batch = Vec::new();
-    let mut len = 0;
-    while len < BATCH_LEN && batch.len() < BATCH_CHUNKS {
-        let Some(chunk) = chunks.recv().await else { break };
-        len += chunk.1.len();
-        batch.push(chunk);
+/// Frames of each request.
+fn requests(frames: &[Frame]) -> Vec<Vec<Frame>> {
+    let mut requests = Vec::new();
+    let mut rest = frames;
+    while !rest.is_empty() {
+        let mut len = 0;
+        let fits = |frame: &&Frame| {
+            let fits = len < REQUEST_LEN;
+            len += frame.len;
+            fits
+        };
+        let count = rest.iter().take(REQUEST_BLOBS).take_while(fits).count();
+        let (request, after) = rest.split_at(count);
+        requests.push(request.to_vec());
+        rest = after;
     }
-    batch
-}
-
-fn encode(batch: Vec<RawChunk>) -> Vec<(FrameHeader, Bytes)> {
-    let encode = |(digest, raw): RawChunk| {
-        let encoded = Bytes::from(blob::encode(&raw));
-        (FrameHeader::new(digest, raw.len(), encoded.len()), encoded)
-    };
-    batch.into_iter().map(encode).collect()
+    requests
 }
