@@ -1,10 +1,17 @@
 //! The machine that all arms share: its caches, and how it is told in the document.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use fs_err as fs;
+
+use crate::process::pause;
+
+/// How long something that just ended may keep its directory busy.
+const REMOVE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Writes dirty pages back, then empties page, dentry and inode caches.
 pub(crate) fn drop_caches() -> Result<()> {
@@ -33,12 +40,33 @@ pub(crate) fn warm(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes a directory with all that is in it, if it is there.
+/// Removes a directory with all that is in it, if it is there, and what a daemon that was killed
+/// left mounted below.
 pub(crate) fn remove(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
+    let deadline = Instant::now() + REMOVE_DEADLINE;
+    loop {
+        unmount_below(path)?;
+        match fs::remove_dir_all(path) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) if Instant::now() > deadline => return Err(error.into()),
+            Err(_) => pause(Duration::from_millis(100)),
+        }
     }
+}
+
+fn unmount_below(folder: &Path) -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let below: Vec<&str> = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .filter(|at| Path::new(at).starts_with(folder))
+        .collect();
+    // The newest first: they may lie on one another.
+    for at in below.into_iter().rev() {
+        let _status = Command::new("umount").args(["--lazy", at]).status()?;
+    }
+    Ok(())
 }
 
 /// Processor, cores, memory, kernel, runc: a line each.

@@ -126,6 +126,9 @@ impl Drop for Daemon {
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
             pause(Duration::from_millis(5));
         }
+        if matches!(self.child.try_wait(), Ok(None)) {
+            crate::groups::say("a daemon did not end in time and is killed");
+        }
         let _killed = self.child.kill();
         let _status = self.child.wait();
     }

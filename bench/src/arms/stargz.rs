@@ -92,22 +92,6 @@ pub(crate) fn cold(
     });
     drop(containerd);
     drop(snapshotter);
-    unmount_below(&folder)?;
     remove(&folder)?;
     sample
-}
-
-/// What the snapshotter left mounted.
-fn unmount_below(folder: &Path) -> Result<()> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    let folder = folder.to_string_lossy().into_owned();
-    let below: Vec<&str> = mounts
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .filter(|at| at.starts_with(&folder))
-        .collect();
-    for at in below.into_iter().rev() {
-        let _status = Command::new("umount").args(["--lazy", at]).status()?;
-    }
-    Ok(())
 }

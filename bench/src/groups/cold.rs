@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Bench, Group, NETWORKS, copy, say};
+use super::{Bench, Group, NETWORKS, copy, say, told};
 use crate::arms::native::Native;
 use crate::arms::origin::{Origin, Traces};
 use crate::arms::registry::Registry;
@@ -273,8 +273,4 @@ impl Peer {
             });
         }
     }
-}
-
-fn told<T>(what: &str, result: Result<T>) -> Option<T> {
-    result.inspect_err(|error| say(&format!("{what} is left out: {error:#}"))).ok()
 }

@@ -80,7 +80,7 @@ impl Bench {
         let (changed, wrong) = (asked(&[Group::Changed]), asked(&[Group::Wrong]));
         let (jobs, find) = (asked(&[Group::Jobs]), asked(&[Group::Find]));
         if asked(&[Group::Export]) {
-            export::measure(self)?;
+            told("export", export::measure(self));
         }
         if !(life || changed || wrong || jobs || find) {
             return Ok(());
@@ -103,19 +103,19 @@ impl Bench {
             cold::Known::default()
         };
         if life {
-            cold::measure(self, &origin, registry.as_ref(), &known)?;
+            told("cold", cold::measure(self, &origin, registry.as_ref(), &known));
         }
         if jobs {
-            jobs::measure(self, &origin, &known)?;
+            told("jobs", jobs::measure(self, &origin, &known));
         }
         if changed {
-            changed::measure(self, &origin)?;
+            told("changed", changed::measure(self, &origin));
         }
         if wrong && !self.quick {
-            wrong::measure(self, &origin, &known)?;
+            told("wrong", wrong::measure(self, &origin, &known));
         }
         if find {
-            find::measure(self, &origin)?;
+            told("find", find::measure(self, &origin));
         }
         Ok(())
     }
@@ -187,6 +187,11 @@ fn progress(round: u32, cell: &Cell, sample: Option<&Sample>, wrong: Option<&str
         ),
         (None, wrong) => format!("{round} {name}: WRONG: {}", wrong.unwrap_or_default()),
     }
+}
+
+/// What fails is told and left out: the rest is still worth measuring.
+pub(crate) fn told<T>(what: &str, result: Result<T>) -> Option<T> {
+    result.inspect_err(|error| say(&format!("{what} is left out: {error:#}"))).ok()
 }
 
 /// Progress, on stderr.
