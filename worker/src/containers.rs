@@ -119,13 +119,14 @@ impl Containers {
             None => return never_started(Cause::Cancelled, None, begun.elapsed()),
         };
         let mounted = begun.elapsed();
-        // What a recorded run reads is to be seen page by page.
-        let _hold = is_recorded.then(|| mount.hold_readahead());
+        let (usage, rootfs) = (mount.enter(), Arc::clone(mount.rootfs()));
+        // What a run reads that makes the first trace is to be seen page by page.
+        let is_first = usage.is_fresh() && start.as_ref().is_none_or(|it| it.bundle().is_none());
+        let _hold = (self.traces.is_some() && is_first).then(|| mount.hold_readahead());
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; mounts are few")]
         metrics::gauge!("sway_mounts").set(self.mounts.len() as f64);
         let _ahead = mount.ahead_of(&order.spec);
         let subject = Subject { user: order.user, manifest: order.manifest, key };
-        let (usage, rootfs) = (mount.enter(), Arc::clone(mount.rootfs()));
         let request = RunRequest {
             run_id: order.run_id,
             job_id: order.job_id,

@@ -105,8 +105,8 @@ impl Foundation {
         let db = Db::open(&data.join("worker.db"))?;
         let tasks = Tasks::new();
         let records = config.trace != TraceMode::Off;
-        let traces = records
-            .then(|| Traces::new(client.clone(), db.clone(), tasks.clone(), config.share_traces));
+        let traces =
+            records.then(|| Traces::new(client.clone(), db.clone(), &tasks, config.share_traces));
         Ok(Self {
             token,
             client,

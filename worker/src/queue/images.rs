@@ -32,6 +32,11 @@ impl Images {
         Self { client, starts: Some(starts) }
     }
 
+    /// The same without starts: for jobs that are to be started without help.
+    pub fn without_starts(&self) -> Self {
+        Self::new(self.client.clone())
+    }
+
     /// The manifest of `name`: the user's own image, else the library's. Somebody else's image
     /// is found only by the operator. `key` is the trace that the image is started by.
     pub async fn resolve(

@@ -23,9 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sway_core::api::jobs::{
-    ImageView, JobList, JobView, OutputStream, RECORD_LABEL, RunList, RunView, TraceUse,
-};
+use sway_core::api::jobs::{ImageView, JobList, JobView, OutputStream, RunList, RunView, TraceUse};
 use sway_core::job::{Cause, JobSpec, JobState, Limits};
 use sway_core::trace::TraceKey;
 use sway_server::guard::Identity;
@@ -167,7 +165,10 @@ impl Queue {
             return Ok(inner.db.job(&id, &scope).await?.view);
         }
         let key = TraceKey::of_program(&spec.program);
-        let images = &inner.images;
+        let images = match crate::trace::is_recording(&spec) {
+            true => inner.images.without_starts(),
+            false => inner.images.clone(),
+        };
         let manifest = images.resolve(&identity.user, identity.operator, &spec.image, &key).await?;
         let waiting = inner.waiting(|_| true);
         if waiting >= config.waiting_max {
@@ -430,8 +431,7 @@ impl Inner {
         let job = self.db.job(&active.id, &Scope::All).await?.view;
         let spec = self.db.job_spec(&active.id).await?;
         let spec = spec.ok_or_else(|| crate::db::DbError::NoJob(active.id.clone()))?;
-        let (name, value) = RECORD_LABEL;
-        let records_trace = spec.labels.get(name).is_some_and(|label| label == value);
+        let records_trace = crate::trace::is_recording(&spec);
         let new = NewRun { job_id: active.id.clone(), queued_ms, records_trace };
         let run_id = self.db.begin_run(new).await?;
         let output = self.outputs.create(run_id, job.limits.output_bytes)?;

@@ -94,7 +94,7 @@ pub struct Traces {
 impl Traces {
     /// Starts the task that records; it belongs to `tasks`. With `shares`, what one user's runs
     /// touched helps the images of others too.
-    pub fn new(client: Client, db: Db, tasks: Tasks, shares: bool) -> Arc<Self> {
+    pub fn new(client: Client, db: Db, tasks: &Tasks, shares: bool) -> Arc<Self> {
         let (queue, ended) = mpsc::channel(QUEUE_MAX);
         let preparing = Arc::new(Semaphore::new(request::PREPARING_MAX));
         let traces = Arc::new(Self { client, db, tasks: tasks.clone(), shares, queue, preparing });
