@@ -125,7 +125,8 @@ impl Containers {
         let _hold = (self.traces.is_some() && is_first).then(|| mount.hold_readahead());
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; mounts are few")]
         metrics::gauge!("sway_mounts").set(self.mounts.len() as f64);
-        let _ahead = mount.ahead_of(&order.spec);
+        let is_traced = start.as_ref().is_some_and(|start| start.bundle().is_some());
+        let _ahead = mount.ahead_of(&order.spec, is_traced);
         let subject = Subject { user: order.user, manifest: order.manifest, key };
         let request = RunRequest {
             run_id: order.run_id,

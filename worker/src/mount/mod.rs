@@ -499,9 +499,15 @@ impl ImageMount {
         self.rootfs.manifest()
     }
 
-    /// Guesses what a job that no trace is pushed for will read, as long as the answer is held.
-    pub fn ahead_of(&self, spec: &JobSpec) -> Option<JobAhead> {
-        self.rootfs.predictor().map(|predictor| predictor.of_job(spec))
+    /// Guesses what a job will read, as long as the answer is held; one that has a trace only once
+    /// the trace proves to be another program's.
+    pub fn ahead_of(&self, spec: &JobSpec, is_traced: bool) -> Option<JobAhead> {
+        let predictor = self.rootfs.predictor()?;
+        if is_traced {
+            predictor.of_traced_job(spec);
+            return None;
+        }
+        Some(predictor.of_job(spec))
     }
 
     /// Where the image is mounted with its own owners: read-only, nosuid, nodev.

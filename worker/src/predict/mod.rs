@@ -113,7 +113,9 @@ pub struct Predictor {
 #[derive(Debug)]
 enum News {
     /// A job is about to start.
-    Job(JobSpec),
+    Job(Box<JobSpec>),
+    /// A job is about to start that a trace is pushed for.
+    Traced(Box<JobSpec>),
     /// A file is read for the first time.
     Touched(Ino),
     /// A read has to wait.
@@ -131,6 +133,10 @@ struct Lead {
 #[derive(Debug)]
 struct State {
     queue: Queue,
+    /// Whether there was a job that no trace fits: until then nothing is guessed.
+    is_on: bool,
+    /// The last job that a trace is pushed for.
+    traced: Option<Box<JobSpec>>,
     /// Files that are to be looked into.
     leads: VecDeque<Lead>,
     /// Files that were looked at, and how sure it was that they are needed.
@@ -184,6 +190,9 @@ impl Drop for JobAhead {
     }
 }
 
+/// Misses of a job with a trace after which the trace counts as another program's.
+const TRACE_MISSES_MAX: u64 = 8;
+
 impl Predictor {
     /// Guesses for the image of `manifest`; nothing is asked for yet.
     pub fn new(manifest: Arc<Manifest>, chunks: Arc<Chunks>, config: PredictConfig) -> Arc<Self> {
@@ -198,6 +207,8 @@ impl Predictor {
             news: Mutex::default(),
             state: Mutex::new(State {
                 queue,
+                is_on: false,
+                traced: None,
                 leads: VecDeque::new(),
                 seen: HashMap::new(),
                 waiting: HashMap::new(),
@@ -220,8 +231,14 @@ impl Predictor {
     /// lets the background run while the answer is held. For jobs that no trace is pushed for.
     pub fn of_job(self: &Arc<Self>, spec: &JobSpec) -> JobAhead {
         self.jobs.fetch_add(1, Ordering::SeqCst);
-        self.tell(News::Job(spec.clone()));
+        self.tell(News::Job(Box::new(spec.clone())));
         JobAhead(Arc::clone(self))
+    }
+
+    /// The same for a job that a trace is pushed for: nothing is guessed until so much is missed
+    /// that the trace must be another program's.
+    pub fn of_traced_job(self: &Arc<Self>, spec: &JobSpec) {
+        self.tell(News::Traced(Box::new(spec.clone())));
     }
 
     /// Notes that a file is read; looks into it the first time.
@@ -259,6 +276,7 @@ impl Predictor {
         for news in news {
             match news {
                 News::Job(spec) => self.begin(&mut state, &spec),
+                News::Traced(spec) => state.traced = Some(spec),
                 News::Touched(ino) => self.note_touch(&mut state, ino),
                 News::Missed { ino, offset, len, account } => {
                     state.charge(&account);
@@ -273,6 +291,7 @@ impl Predictor {
 
     /// Wants what a job's request names.
     fn begin(&self, state: &mut State, spec: &JobSpec) {
+        state.is_on = true;
         let tree = self.tree();
         let start = program::start(tree, spec);
         let order = Order::default();
@@ -305,7 +324,7 @@ impl Predictor {
         if state.directories.len() < TOUCHED_MAX && !state.directories.contains(&directory) {
             state.directories.push(directory);
         }
-        if self.is_telling(ino) {
+        if state.is_on && self.is_telling(ino) {
             self.want_file(state, ino, Class::Needed, &Order::default());
         }
     }
@@ -325,6 +344,15 @@ impl Predictor {
             state.misses.clear();
         }
         state.background.misses += 1;
+        if !state.is_on {
+            // Nobody but traced jobs so far.
+            if state.background.misses >= TRACE_MISSES_MAX
+                && let Some(spec) = state.traced.take()
+            {
+                self.begin(state, &spec);
+            }
+            return;
+        }
         let misses = state.misses.entry(counted).or_insert(0);
         *misses += 1;
         let misses = *misses;

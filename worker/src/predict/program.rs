@@ -50,10 +50,12 @@ pub(super) fn start(tree: &Tree, spec: &JobSpec) -> Start {
     let mut env: BTreeMap<&str, &str> = pairs.collect();
     env.extend(spec.env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     let search = env.get("PATH").copied().unwrap_or(PATH);
-    let mut start = Start::default();
-    start.library_path = env.get("LD_LIBRARY_PATH").copied().unwrap_or_default().to_owned();
     let cwd = tree.directory(Ino::ROOT, config.working_dir.as_bytes()).unwrap_or(Ino::ROOT);
-    start.directory = Some(cwd);
+    let mut start = Start {
+        library_path: env.get("LD_LIBRARY_PATH").copied().unwrap_or_default().to_owned(),
+        directory: Some(cwd),
+        ..Start::default()
+    };
 
     let (runner, arguments, sources) = match &spec.program {
         Program::Script { file } => {
@@ -97,15 +99,11 @@ pub(super) fn start(tree: &Tree, spec: &JobSpec) -> Start {
             sources.iter().any(|(path, _)| **path == file || path.starts_with(&folder))
         };
         let texts = sources.iter().filter(|(path, _)| path.ends_with(".py")).take(SOURCES_MAX);
-        for (number, (_, content)) in texts.enumerate() {
+        for (_, content) in texts {
             let found = python::imports(&String::from_utf8_lossy(content));
             let found =
                 found.into_iter().filter(|import| import.level == 0 && !own(&import.module));
-            // What the entry does not import itself is somewhat less sure.
-            start.imports.extend(found.map(|import| Import {
-                later: import.later || number > 0 && import.later,
-                ..import
-            }));
+            start.imports.extend(found);
         }
         python_arguments(tree, cwd, arguments, &mut start);
     } else if tree.name_of(program).starts_with(b"node") {

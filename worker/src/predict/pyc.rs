@@ -80,7 +80,7 @@ struct Dialect {
 }
 
 impl Dialect {
-    /// By the magic number (CPython, `Lib/importlib/_bootstrap_external.py`).
+    /// By the magic number (`CPython`, `Lib/importlib/_bootstrap_external.py`).
     fn of(file: &[u8]) -> Option<Self> {
         let magic = file.get(..4)?;
         if magic[2..] != *b"\r\n" {

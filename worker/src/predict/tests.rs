@@ -154,6 +154,7 @@ async fn what_a_script_imports_is_fetched_before_it_runs_and_nothing_else() {
 async fn small_files_next_to_a_missed_one_come_with_it() {
     let files = [("d/a", text("a")), ("d/b", text("b")), ("e/c", text("c"))];
     let built = build(&files, Background::Off);
+    let _ahead = built.predictor().of_job(&script("print()"));
     built.read("d/a", 0).await;
     built.settled().await;
     assert!(built.was_asked("d/b"));
@@ -161,9 +162,29 @@ async fn small_files_next_to_a_missed_one_come_with_it() {
 }
 
 #[tokio::test]
+async fn beside_a_trace_nothing_is_guessed_until_it_proves_to_be_another_program_s() {
+    let names: Vec<String> = (0..40).map(|number| format!("d{}/f{number}", number % 20)).collect();
+    let files: Vec<(&str, Vec<u8>)> =
+        names.iter().map(|name| (name.as_str(), text(name))).collect();
+    let built = build(&files, Background::Off);
+    built.predictor().of_traced_job(&script("print()"));
+    for name in &names[..5] {
+        built.read(name, 0).await;
+    }
+    built.settled().await;
+    assert_eq!(built.asked().len(), 5);
+    for name in &names[5..15] {
+        built.read(name, 0).await;
+    }
+    built.settled().await;
+    assert!(built.asked().len() > 15);
+}
+
+#[tokio::test]
 async fn further_misses_in_a_long_file_bring_more_of_it() {
     let long: Vec<u8> = (0..64u8).flat_map(|fill| vec![fill; CHUNK_LEN as usize]).collect();
     let built = build(&[("long", long)], Background::Off);
+    let _ahead = built.predictor().of_job(&script("print()"));
     built.read("long", 0).await;
     built.settled().await;
     assert_eq!(built.asked().len(), 1);

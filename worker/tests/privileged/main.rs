@@ -11,6 +11,7 @@ mod overlay;
 mod mount;
 mod mount_fixture;
 mod mount_random;
+mod predict;
 mod start;
 mod start_fixture;
 mod start_worker;

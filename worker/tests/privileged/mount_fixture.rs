@@ -21,6 +21,7 @@ use sway_worker::cache::{Chunks, ChunksConfig};
 use sway_worker::fetch::{BlobSource, FetchConfig, Frames, SourceError, Wanted};
 use sway_worker::fuse::RequestHook;
 use sway_worker::mount::{ImageMount, Mounts, MountsConfig};
+use sway_worker::predict::PredictConfig;
 use tokio::sync::watch;
 
 /// A fileserver in this process.
@@ -209,6 +210,7 @@ pub(crate) struct Options {
     pub(crate) mounts_max: usize,
     pub(crate) shift_ids: bool,
     pub(crate) hook: Option<RequestHook>,
+    pub(crate) predict: Option<PredictConfig>,
 }
 
 impl Default for Options {
@@ -219,6 +221,7 @@ impl Default for Options {
             mounts_max: 8,
             shift_ids: false,
             hook: None,
+            predict: None,
         }
     }
 }
@@ -235,6 +238,7 @@ impl Fixture {
             memory_bytes: options.memory_bytes,
             disk_dir: Some(dir.path().join("cache")),
             fetch: FetchConfig { deadline: options.deadline, ..FetchConfig::default() },
+            predict: options.predict,
             ..ChunksConfig::default()
         };
         let chunks = Chunks::new(config, Store::source(&store), tasks.clone()).unwrap();
