@@ -270,7 +270,7 @@ impl Runner {
         }
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .map_err(|error| RunnerError { what: "become a subreaper", source: error.into() })?;
-        let runc = Runc { program: config.runc.clone(), root: config.runc_root.clone() };
+        let runc = Runc::new(config.runc.clone(), config.runc_root.clone());
         let ids = IdRanges::new(&config.worker_id);
         Ok(Self {
             config,

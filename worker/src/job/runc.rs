@@ -5,11 +5,13 @@
 //! how it ended; no runc process stays while a job runs.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use tokio::io::AsyncReadExt as _;
 use tokio::io::unix::AsyncFd;
@@ -20,6 +22,9 @@ use super::kernel;
 
 /// What one runc command may take; 20 ms is usual, a machine out of memory needs more.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Where runc finds programs, and we find it.
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Bytes of runc's own log that are read: its last line tells what went wrong.
 const LOG_LEN_MAX: u64 = 64 << 10;
@@ -57,7 +62,11 @@ pub(crate) enum RuncError {
 /// Where runc is, and where it keeps its state.
 #[derive(Clone, Debug)]
 pub(crate) struct Runc {
-    pub(crate) program: PathBuf,
+    program: PathBuf,
+    /// `program`, or a copy of it in memory.
+    executable: PathBuf,
+    /// Keeps the copy.
+    _copy: Option<Arc<OwnedFd>>,
     /// `--root`.
     pub(crate) root: PathBuf,
 }
@@ -71,6 +80,22 @@ pub(crate) struct ContainerStdio {
 }
 
 impl Runc {
+    /// The runc at `program`, a path or a name, with its state in `root`. It is copied into
+    /// memory: no start of a job waits for a disk, and runc, which protects itself from containers
+    /// by running from a sealed copy, finds one and makes none of its own.
+    pub(crate) fn new(program: PathBuf, root: PathBuf) -> Self {
+        match sealed_copy(&program) {
+            Ok(copy) => {
+                let executable = PathBuf::from(format!("/proc/self/fd/{}", copy.as_raw_fd()));
+                Self { program, executable, _copy: Some(Arc::new(copy)), root }
+            }
+            Err(error) => {
+                tracing::debug!(%error, runc = %program.display(), "runc is read from its file");
+                Self { executable: program.clone(), program, _copy: None, root }
+            }
+        }
+    }
+
     /// Creates the container `id` from the bundle directory: everything is set up, its program is
     /// not started.
     pub(crate) async fn create(
@@ -113,9 +138,9 @@ impl Runc {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = Command::new(&self.executable);
         // Nothing of the worker's environment, such as its token, is any of runc's business.
-        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.arg0("runc").env_clear().env("PATH", PATH);
         command.arg("--root").arg(&self.root).kill_on_drop(true);
         command
     }
@@ -140,6 +165,29 @@ impl Runc {
         let message = log.and_then(last_error).unwrap_or_else(|| status.to_string());
         Err(RuncError::Failed { command: name, message })
     }
+}
+
+/// A sealed copy of a program in memory.
+fn sealed_copy(program: &Path) -> io::Result<OwnedFd> {
+    use std::io::Write as _;
+    let named = program.components().count() == 1;
+    let directories = PATH.split(':').filter(|_| named).map(Path::new);
+    let mut places = directories.map(|directory| directory.join(program));
+    let found = places.find(|path| path.is_file()).unwrap_or_else(|| program.to_owned());
+    let bytes = fs_err::read(found)?;
+    if !bytes.starts_with(b"\x7fELF") {
+        // An interpreter could not open the script that it shall run.
+        return Err(io::Error::other("it is no ELF program"));
+    }
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Kernels before 6.3 know no such flag, and allow it without.
+    let copy = rustix::fs::memfd_create("runc", flags | MemfdFlags::EXEC)
+        .or_else(|_| rustix::fs::memfd_create("runc", flags))?;
+    let mut copy = std::fs::File::from(copy);
+    copy.write_all(&bytes)?;
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&copy, seals)?;
+    Ok(copy.into())
 }
 
 fn quiet(mut command: Command) -> Command {
