@@ -6,10 +6,11 @@
 //! container is made. Jobs of one image, user and key share a start; the last one that leaves ends
 //! it. Whatever goes wrong with it, reads go on demand as without it.
 //!
-//! The way of a frame: `stream` receives, decodes and checks it (`plan`), the `board` answers the
-//! reads that wait for it, `push` stores it in the kernel, `file` keeps it for the next worker.
+//! The way of a frame: `stream` receives it, `bring` decodes and checks it (`plan`), the `board`
+//! answers the reads that wait for it, `push` stores it in the kernel, `file` keeps it for the next worker.
 
 mod board;
+mod bring;
 mod file;
 mod plan;
 mod push;

@@ -5,27 +5,24 @@
 //! blocking threads, several at a time. A stream that breaks or stalls is asked for once more,
 //! for what is left; after that reads go on demand.
 
-use std::collections::VecDeque;
-use std::io::Read as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use futures::stream::FuturesOrdered;
 use sway_client::blobs::FrameStream;
 use sway_client::start::{StartAnswer, StartHead, StartQuery};
-use sway_core::blob::{self, BLOB_LEN_MAX, Blob, FRAME_HEADER_LEN, FrameHeader};
+use sway_core::blob::{BLOB_LEN_MAX, Blob, FRAME_HEADER_LEN, FrameHeader};
 use sway_core::digest::Digest;
 use sway_core::manifest::PageGroups;
-use sway_core::trace::{FRAME_LEN_MAX, Trace};
+use sway_core::trace::Trace;
 use tokio::sync::mpsc;
 
-use super::board::{Board, GroupKey, StartId};
+use super::bring::{Bringing, Held, OnBoard};
 use super::file::{StartFile, StartFiles};
 use super::plan::Plan;
-use super::push::{Arrived, keyed, push_all};
+use super::push::push_all;
 use super::{Mounting, STRIPES, Shared, StartKey, Starts, TraceMode, lock};
 use crate::mount::ImageMount;
 
@@ -38,17 +35,8 @@ const YIELD_MAX: Duration = Duration::from_millis(30);
 /// Frames, as they came, that wait to be looked at, and to be written to disk.
 const RECEIVED_MAX: usize = 64;
 
-/// Frames that are checked at a time.
-const CHECKS_MAX: usize = 3;
-
 /// Checked frames that wait to be pushed: 256 KiB each.
 const PUSHES_MAX: usize = 32;
-
-/// Bytes that wait on the board where nothing is pushed.
-const HELD_MAX: usize = 32 << 20;
-
-/// How long readers have for what is held before the oldest of it goes.
-const HELD_PACE: Duration = Duration::from_millis(25);
 
 /// Where a start comes from.
 pub(super) enum Origin {
@@ -136,9 +124,9 @@ fn write(starts: &Starts, files: &Arc<StartFiles>, key: StartKey, etag: String) 
     sender
 }
 
-struct Work<'a> {
-    starts: &'a Arc<Starts>,
-    shared: &'a Arc<Shared>,
+pub(super) struct Work<'a> {
+    pub(super) starts: &'a Arc<Starts>,
+    pub(super) shared: &'a Arc<Shared>,
 }
 
 /// What a stream says of itself.
@@ -149,15 +137,15 @@ struct Opened {
 }
 
 /// The frames of a stream, as they are taken.
-struct Inbox {
+pub(super) struct Inbox {
     frames: mpsc::Receiver<Received>,
     /// Whether they come from disk.
-    is_file: bool,
+    pub(super) is_file: bool,
 }
 
 impl Inbox {
     /// The next frame; none at the end, and why where that is none.
-    async fn next(&mut self) -> Result<Option<(FrameHeader, Bytes)>, String> {
+    pub(super) async fn next(&mut self) -> Result<Option<(FrameHeader, Bytes)>, String> {
         match tokio::time::timeout(STALL, self.frames.recv()).await {
             Ok(received) => received.transpose(),
             Err(_) => Err(format!("nothing came for {} s", STALL.as_secs())),
@@ -256,7 +244,7 @@ impl Work<'_> {
     }
 
     /// Polls a stream on a task of its own, and keeps what comes.
-    fn receive(&self, mut frames: FrameStream, writer: Option<Writer>) -> Inbox {
+    pub(super) fn receive(&self, mut frames: FrameStream, writer: Option<Writer>) -> Inbox {
         let (sender, inbox) = mpsc::channel(RECEIVED_MAX);
         let shared = Arc::clone(self.shared);
         let receiving = async move {
@@ -463,174 +451,12 @@ impl Work<'_> {
 
 /// What is sent to be written to disk.
 #[derive(Debug)]
-enum Written {
+pub(super) enum Written {
     Frame(FrameHeader, Bytes),
     End,
 }
 
-type Writer = mpsc::Sender<Written>;
-
-/// A start's place on the board of its mount, as long as this lives.
-struct OnBoard {
-    board: Arc<Board>,
-    id: StartId,
-}
-
-impl OnBoard {
-    fn begin(mount: &Arc<ImageMount>, plan: &Plan) -> Self {
-        let board = Arc::clone(mount.board());
-        let id = board.begin();
-        board.expect(id, plan.expected());
-        Self { board, id }
-    }
-
-    /// Says that these frames do not come.
-    fn retire_expected(&self, plan: &Plan, frames: &[usize]) {
-        for frame in frames {
-            self.board.retire(plan.pieces(*frame).into_iter().map(|piece| piece.key));
-        }
-    }
-}
-
-impl Drop for OnBoard {
-    fn drop(&mut self) {
-        self.board.end(self.id);
-    }
-}
-
-/// What is on the board and is not pushed, oldest first.
-#[derive(Default)]
-struct Held {
-    frames: VecDeque<(Vec<GroupKey>, usize)>,
-    len: usize,
-}
-
-/// A trace's frames on their way.
-struct Bringing<'a> {
-    work: &'a Work<'a>,
-    board: OnBoard,
-    plan: &'a Arc<Plan>,
-    /// Frames that have not come, in order.
-    open: Vec<usize>,
-    pushes: Option<mpsc::Sender<Arrived>>,
-    held: Held,
-}
-
-impl Bringing<'_> {
-    /// Takes frames off a stream until it ends; an error tells that it broke.
-    async fn take_all(&mut self, mut inbox: Inbox) -> Result<(), String> {
-        let mut checks = FuturesOrdered::new();
-        let mut end = None;
-        loop {
-            tokio::select! {
-                biased;
-                Some(checked) = checks.next(), if !checks.is_empty() => {
-                    let (frame, checked): (usize, Result<Arrived, String>) = checked;
-                    self.deliver(frame, checked).await;
-                }
-                received = inbox.next(), if end.is_none() && checks.len() < CHECKS_MAX => {
-                    match received {
-                        Ok(Some((header, encoded))) => {
-                            if let Some(check) = self.check(header, encoded) {
-                                checks.push_back(check);
-                            }
-                        }
-                        Ok(None) => end = Some(Ok(())),
-                        Err(reason) => end = Some(Err(reason)),
-                    }
-                }
-                else => break,
-            }
-            if checks.is_empty() && end.is_some() {
-                break;
-            }
-        }
-        match end {
-            Some(Err(reason)) => Err(reason),
-            _ if inbox.is_file && !self.open.is_empty() => Err("its file is cut short".to_owned()),
-            _ => Ok(()),
-        }
-    }
-
-    /// Asks once for what is left.
-    async fn take_rest(&mut self) {
-        let frames = self.plan.trace().frames();
-        let wanted: Vec<Digest> = self.open.iter().map(|at| frames[*at].digest).collect();
-        if wanted.is_empty() {
-            return;
-        }
-        let inbox = self.work.receive(self.work.starts.source.blobs(&wanted), None);
-        if let Err(reason) = self.take_all(inbox).await {
-            tracing::info!(reason, "a start broke again; reads go on demand");
-        }
-    }
-
-    /// Decodes and checks a frame on a blocking thread; none where it is of no use.
-    fn check(
-        &mut self,
-        header: FrameHeader,
-        encoded: Bytes,
-    ) -> Option<impl Future<Output = (usize, Result<Arrived, String>)> + use<>> {
-        if header.is_missing() {
-            return None;
-        }
-        let is_this = |open: &usize| self.plan.frames(header.digest).contains(open);
-        let at = self.open.iter().position(is_this)?;
-        let frame = self.open.remove(at);
-        let plan = Arc::clone(self.plan);
-        let check = move || {
-            let raw = decode(header.digest, &encoded).map_err(|error| error.to_string())?;
-            let raw = Bytes::from(raw);
-            let pieces = plan.check(frame, &raw).map_err(|error| error.to_string())?;
-            Ok(Arrived { pieces, raw })
-        };
-        Some(async move {
-            let checked = tokio::task::spawn_blocking(check).await;
-            (frame, checked.unwrap_or_else(|error| Err(error.to_string())))
-        })
-    }
-
-    /// Answers the reads that wait for a frame, then hands it on to be pushed.
-    async fn deliver(&mut self, frame: usize, checked: Result<Arrived, String>) {
-        let counters = &self.work.shared.counters;
-        let arrived = match checked {
-            Ok(arrived) => arrived,
-            Err(reason) => {
-                tracing::warn!(reason, "refused a frame of a start");
-                counters.refused();
-                self.board.retire_expected(self.plan, &[frame]);
-                return;
-            }
-        };
-        counters.arrived();
-        let position = self.plan.span(frame).end;
-        self.board.board.deliver(self.board.id, keyed(&arrived), position);
-        match &self.pushes {
-            Some(pushes) => {
-                // Its thread ends only after this.
-                let _ = pushes.send(arrived).await;
-            }
-            None => self.hold(&arrived).await,
-        }
-    }
-
-    async fn hold(&mut self, arrived: &Arrived) {
-        let len = arrived.raw.len();
-        self.work.shared.counters.pushed(len);
-        let keys = arrived.pieces.iter().map(|piece| piece.key).collect();
-        self.held.frames.push_back((keys, len));
-        self.held.len += len;
-        if self.held.len > HELD_MAX {
-            tokio::time::sleep(HELD_PACE).await;
-        }
-        while self.held.len > HELD_MAX
-            && let Some((keys, len)) = self.held.frames.pop_front()
-        {
-            self.board.board.retire(keys);
-            self.held.len -= len;
-        }
-    }
-}
+pub(super) type Writer = mpsc::Sender<Written>;
 
 impl Shared {
     /// Waits a moment while reads wait for what they asked for themselves.
@@ -641,19 +467,6 @@ impl Shared {
         };
         board.no_demand(YIELD_MAX).await;
     }
-}
-
-/// The raw bytes of a frame, whose digest is not looked at: its groups have better ones.
-fn decode(digest: Digest, encoded: &[u8]) -> Result<Vec<u8>, blob::BlobError> {
-    let malformed =
-        |error: std::io::Error| blob::BlobError::Malformed { digest, reason: error.to_string() };
-    let mut raw = Vec::with_capacity(FRAME_LEN_MAX);
-    let mut reader = blob::decoder(digest, encoded)?.take(FRAME_LEN_MAX as u64 + 1);
-    reader.read_to_end(&mut raw).map_err(malformed)?;
-    if raw.len() > FRAME_LEN_MAX {
-        return Err(blob::BlobError::TooLong { digest, limit: FRAME_LEN_MAX });
-    }
-    Ok(raw)
 }
 
 /// The bundle that an etag names.
