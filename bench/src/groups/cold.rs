@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use fs_err as fs;
 
 use super::{Bench, Group, NETWORKS, copy, say, told};
 use crate::arms::native::Native;
@@ -59,9 +60,9 @@ pub(crate) fn prepare(bench: &Bench, origin: &Origin) -> Result<Known> {
         }
         drop(worker);
         if workload.name == "W2" {
-            let data = bench.scratch.join("science-worker");
-            copy(&bench.scratch.join("worker"), &data)?;
-            remove(&data.join("cache"))?;
+            let (data, from) = (bench.scratch.join("science-worker"), bench.scratch.join("worker"));
+            remove(&from.join("cache"))?;
+            fs::rename(&from, &data)?;
             known.science_worker = Some(data);
         }
     }
