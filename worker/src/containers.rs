@@ -1,6 +1,7 @@
 //! Jobs in containers: the image's mount from [`crate::mount`], the container from [`crate::job`].
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -188,6 +189,12 @@ impl Rootfs for ImageMount {
     fn lower(&self, ids: &IdMaps) -> BoxFuture<'_, io::Result<Lower>> {
         let ids = ids.clone();
         Box::pin(async move {
+            // Overlays that wait for a job keep a mount alive that somebody took away.
+            let device = |path: &Path| fs_err::metadata(path).map(|found| found.dev());
+            let above = self.path().parent().expect("a mountpoint lies in a directory");
+            if device(self.path())? == device(above)? {
+                return Err(io::Error::other("the image's mount was taken away"));
+            }
             if self.needs_shifted() {
                 self.shifted(&ids).await.map(Lower::Mapped).map_err(io::Error::other)
             } else {
