@@ -41,7 +41,7 @@ fn stdout(worker: &FakeWorker, args: &[&str]) -> String {
 #[test]
 fn runs_are_listed_page_by_page() {
     insta::assert_snapshot!(stdout(&worker(), &["runs"]), @r#"
-    RUN  JOB  FILE    USER  IMAGE  STARTED                TIME  ENDED    FETCHED
+    RUN  JOB  FILE    USER  IMAGE  STARTED                TIME  ENDED    FETCHED  TRACE
       7  j1   app.py  ada   scipy  2026-01-02 03:04:05  412 ms  timeout  2.9 KiB
       7  j1   app.py  ada   scipy  2026-01-02 03:04:05  412 ms  exit 3   2.9 KiB
       7  j1   app.py  ada   scipy  2026-01-02 03:04:05  412 ms  exit 0   2.9 KiB
@@ -60,6 +60,7 @@ fn a_run_is_shown_with_its_output() {
     ended      exit 3
     limits     10 s, 256 MiB memory, 0.5 CPUs, 64 processes
     chunks     12 from memory, 3 from disk, 5 fetched (2.9 KiB)
+    trace      none, 0 B missed
     memory     1 MiB at most
 
     stdout
