@@ -3,7 +3,7 @@
 //! On demand alone, every file that a program opens costs a round trip. Four guesses are made
 //! instead, each by a pure part: what a job's request names (`program`, `python`, `node`), what a
 //! file that arrives or is read names in turn (`pyc`, `elf`), what lies next to a file that was
-//! missed (`likely`), and at last everything else. Guesses wait in a [`queue`], the surest and
+//! missed (`likely`), and at last everything else. Guesses wait in a queue, the surest and
 //! soonest first, and are fetched in small batches side by side: so many that the network is
 //! busy, so few that a reader who misses something does not stand behind them for long.
 //!

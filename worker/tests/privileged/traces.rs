@@ -60,7 +60,7 @@ async fn store_image(at: &Client, name: &str, a: u8, b: u8) -> Digest {
         }
     }
     for (name, seed) in [("a", a), ("b", b)] {
-        let bytes: Vec<u8> = (0..300_000u32).map(|at| (at / 997) as u8 ^ seed).collect();
+        let bytes: Vec<u8> = (0..300_000u32).map(|at| at.to_le_bytes()[1] ^ seed).collect();
         fs::write(root.path().join(name), bytes).unwrap();
     }
     for dir in ["tmp", "proc", "dev", "etc"] {

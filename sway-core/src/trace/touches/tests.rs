@@ -118,7 +118,7 @@ proptest! {
     #[test]
     fn a_sample_keeps_frames_and_groups(groups in groups(), seed in any::<u32>()) {
         let trace = finish(touches(&groups).plan());
-        let used = |file: u32, group: u32| (group ^ file ^ seed).count_ones() % 2 == 0;
+        let used = |file: u32, group: u32| (group ^ file ^ seed).count_ones().is_multiple_of(2);
         let after = sampled(&trace, used).unwrap();
         prop_assert_eq!(
             set(&Touches::of_trace(&after)),
