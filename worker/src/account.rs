@@ -90,8 +90,8 @@ pub struct CacheFigures {
     pub disk_hits: u64,
     /// Bytes of them that were read.
     pub disk_bytes: u64,
-    /// Chunks fetched from the fileserver; a fetch that several runs wait for counts for the
-    /// first asker only.
+    /// Chunks, and frames of traces, fetched from the fileserver for the run, whether it read
+    /// them or not; a fetch that several runs wait for counts for the first asker only.
     pub fetches: u64,
     /// Bytes on the wire (encoded blobs).
     pub fetched_bytes: u64,
@@ -136,12 +136,6 @@ impl RunAccount {
         let touched = self.touched.as_ref()?;
         let mut touched = touched.lock().unwrap_or_else(PoisonError::into_inner);
         Some(std::mem::take(&mut *touched).order)
-    }
-
-    /// Adds what was fetched before it was known for whom.
-    pub fn take_over(&self, figures: &CacheFigures) {
-        self.counters.fetches.fetch_add(figures.fetches, Ordering::Relaxed);
-        self.counters.fetched_bytes.fetch_add(figures.fetched_bytes, Ordering::Relaxed);
     }
 
     /// The figures so far.

@@ -127,7 +127,7 @@ impl Containers {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; mounts are few")]
         metrics::gauge!("sway_mounts").set(self.mounts.len() as f64);
         let is_traced = start.as_ref().is_some_and(|start| start.bundle().is_some());
-        let _ahead = mount.ahead_of(&order.spec, is_traced);
+        let ahead = mount.ahead_of(&order.spec, is_traced);
         let subject = Subject { user: order.user, manifest: order.manifest, key };
         let request = RunRequest {
             run_id: order.run_id,
@@ -157,7 +157,13 @@ impl Containers {
             let figures = start.figures();
             outcome.trace = figures.mode;
             outcome.trace_pushed_bytes = figures.pushed_bytes;
+            outcome.figures.fetches += figures.fetched_frames;
             outcome.figures.fetched_bytes += figures.bytes_on_wire;
+        }
+        if let Some(ahead) = ahead {
+            let figures = ahead.figures();
+            outcome.figures.fetches += figures.fetches;
+            outcome.figures.fetched_bytes += figures.fetched_bytes;
         }
         outcome
     }

@@ -70,7 +70,7 @@ pub struct RunView {
     pub memory_cache_hits: i64,
     /// Chunks that were answered from disk.
     pub disk_cache_hits: i64,
-    /// Chunks that were fetched from the fileserver.
+    /// Chunks, and frames of traces, that were fetched from the fileserver for it, read or not.
     pub server_fetches: i64,
     /// Bytes answered from memory.
     pub memory_cache_bytes: i64,

@@ -34,7 +34,7 @@ use sway_core::manifest::{Ino, Inode, Manifest};
 use sway_core::read_plan::{Slice, read_plan};
 use tokio::sync::Notify;
 
-use crate::account::RunAccount;
+use crate::account::{CacheFigures, RunAccount};
 use crate::cache::Chunks;
 use python::Python;
 use queue::{Class, Order, Queue};
@@ -112,8 +112,8 @@ pub struct Predictor {
 /// What happened, for the task that guesses.
 #[derive(Debug)]
 enum News {
-    /// A job is about to start.
-    Job(Box<JobSpec>),
+    /// A job is about to start, and is charged for what is guessed.
+    Job(Box<JobSpec>, Arc<RunAccount>),
     /// A job is about to start that a trace is pushed for.
     Traced(Box<JobSpec>),
     /// A file is read for the first time.
@@ -152,10 +152,8 @@ struct State {
     /// Directories in the order in which they were read from first.
     directories: Vec<Ino>,
     background: Rest,
-    /// Who is charged: the run whose reads came last.
+    /// Who is charged: the job that began last, then the run whose reads came last.
     account: Arc<RunAccount>,
-    /// Whether `account` is a run's.
-    is_charged: bool,
 }
 
 /// The background's way through the image.
@@ -181,12 +179,22 @@ struct Batch {
 
 /// Guesses are made for a job as long as this is held.
 #[derive(Debug)]
-pub struct JobAhead(Arc<Predictor>);
+pub struct JobAhead {
+    predictor: Arc<Predictor>,
+    account: Arc<RunAccount>,
+}
+
+impl JobAhead {
+    /// What was fetched for the job, beside what its own reads are charged with.
+    pub fn figures(&self) -> CacheFigures {
+        self.account.figures()
+    }
+}
 
 impl Drop for JobAhead {
     fn drop(&mut self) {
-        self.0.jobs.fetch_sub(1, Ordering::SeqCst);
-        self.0.wake.notify_one();
+        self.predictor.jobs.fetch_sub(1, Ordering::SeqCst);
+        self.predictor.wake.notify_one();
     }
 }
 
@@ -219,7 +227,6 @@ impl Predictor {
                 directories: Vec::new(),
                 background: Rest::default(),
                 account: Arc::default(),
-                is_charged: false,
             }),
             jobs: AtomicUsize::new(0),
             pumping: AtomicBool::new(false),
@@ -231,8 +238,9 @@ impl Predictor {
     /// lets the background run while the answer is held. For jobs that no trace is pushed for.
     pub fn of_job(self: &Arc<Self>, spec: &JobSpec) -> JobAhead {
         self.jobs.fetch_add(1, Ordering::SeqCst);
-        self.tell(News::Job(Box::new(spec.clone())));
-        JobAhead(Arc::clone(self))
+        let account: Arc<RunAccount> = Arc::default();
+        self.tell(News::Job(Box::new(spec.clone()), Arc::clone(&account)));
+        JobAhead { predictor: Arc::clone(self), account }
     }
 
     /// The same for a job that a trace is pushed for: nothing is guessed until so much is missed
@@ -275,11 +283,14 @@ impl Predictor {
         let mut state = self.lock();
         for news in news {
             match news {
-                News::Job(spec) => self.begin(&mut state, &spec),
+                News::Job(spec, account) => {
+                    state.account = account;
+                    self.begin(&mut state, &spec);
+                }
                 News::Traced(spec) => state.traced = Some(spec),
                 News::Touched(ino) => self.note_touch(&mut state, ino),
                 News::Missed { ino, offset, len, account } => {
-                    state.charge(&account);
+                    state.account = account;
                     self.note_miss(&mut state, ino, offset, len);
                 }
             }
@@ -550,20 +561,6 @@ impl Predictor {
         if !state.leads.is_empty() || !state.queue.is_empty() {
             self.wake.notify_one();
         }
-    }
-}
-
-impl State {
-    /// Charges a run from now on, and what was fetched before anybody read.
-    fn charge(&mut self, account: &Arc<RunAccount>) {
-        if Arc::ptr_eq(&self.account, account) {
-            return;
-        }
-        if !self.is_charged {
-            account.take_over(&self.account.figures());
-            self.is_charged = true;
-        }
-        self.account = Arc::clone(account);
     }
 }
 

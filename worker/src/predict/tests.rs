@@ -126,8 +126,9 @@ fn python() -> Vec<(&'static str, Vec<u8>)> {
 async fn what_a_script_imports_is_fetched_before_it_runs_and_nothing_else() {
     let built = build(&python(), Background::Off);
     let spec = script("#!/usr/bin/python3.11\nimport p\n");
-    let _ahead = built.predictor().of_job(&spec);
+    let ahead = built.predictor().of_job(&spec);
     built.settled().await;
+    assert_eq!(ahead.figures().fetches, built.asked().len() as u64, "the job is charged");
     for needed in [
         "usr/bin/python3.11",
         "usr/lib/libz.so.1",

@@ -90,6 +90,9 @@ impl Bringing<'_> {
                     match received {
                         Ok(Some((header, encoded))) => {
                             if let Some(check) = self.check(header, encoded) {
+                                if !inbox.is_file {
+                                    self.work.shared.counters.fetched();
+                                }
                                 checks.push_back(check);
                             }
                         }

@@ -44,7 +44,7 @@ pub use source::StartSource;
 use crate::mount::{ImageMount, MountError, Mounts};
 
 /// Connections of one start: their slow starts add up.
-const STRIPES: u8 = 4;
+const STRIPES: u8 = sway_core::api::start::STRIPES_MAX;
 
 /// How long a start that nobody has joined yet goes on.
 const LINGER: Duration = Duration::from_secs(5);
@@ -82,6 +82,8 @@ pub struct StartFigures {
     pub pushed_groups: u64,
     /// Frames that arrived and were right.
     pub frames: u64,
+    /// Frames that came from the fileserver; for the first asker only.
+    pub fetched_frames: u64,
     /// Frames that were not the image's and not used.
     pub refused: u64,
     /// Bytes that came from the fileserver, the manifest's too; for the first asker only.
@@ -95,6 +97,7 @@ struct Counters {
     pushed_bytes: AtomicU64,
     pushed_groups: AtomicU64,
     frames: AtomicU64,
+    fetched_frames: AtomicU64,
     refused: AtomicU64,
     bytes_on_wire: AtomicU64,
     bytes_from_disk: AtomicU64,
@@ -112,6 +115,10 @@ impl Counters {
 
     fn arrived(&self) {
         self.frames.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn fetched(&self) {
+        self.fetched_frames.fetch_add(1, Ordering::Relaxed);
     }
 
     fn refused(&self) {
@@ -269,6 +276,7 @@ impl StartGuard {
         };
         let shared = &start.shared;
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let own = |counter: &AtomicU64| if self.is_first { read(counter) } else { 0 };
         let mode = match (shared.trace.get(), shared.mode) {
             (Some(_), TraceMode::Push) if !shared.is_only_read.load(Ordering::Relaxed) => {
                 TraceUse::Pushed
@@ -282,9 +290,10 @@ impl StartGuard {
             pushed_bytes: read(&shared.counters.pushed_bytes),
             pushed_groups: read(&shared.counters.pushed_groups),
             frames: read(&shared.counters.frames),
+            fetched_frames: own(&shared.counters.fetched_frames),
             refused: read(&shared.counters.refused),
-            bytes_on_wire: if self.is_first { read(&shared.counters.bytes_on_wire) } else { 0 },
-            bytes_from_disk: if self.is_first { read(&shared.counters.bytes_from_disk) } else { 0 },
+            bytes_on_wire: own(&shared.counters.bytes_on_wire),
+            bytes_from_disk: own(&shared.counters.bytes_from_disk),
         }
     }
 }

@@ -382,7 +382,8 @@ async fn a_killed_worker_leaves_nothing_to_the_next_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_fileserver_cached_reads_go_on_and_others_end() {
-    let mut site = Site::start().await;
+    // The background would bring what nobody read.
+    let mut site = Site::start_with(&["--background", "off"]).await;
     let client = site.client();
     let text = "cat /bin/true > /dev/null; echo ready; read line; cat /bin/true > /dev/null \
                 && echo cached; cat /unread > /dev/null || echo refused";
