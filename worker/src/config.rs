@@ -67,8 +67,8 @@ pub struct Config {
     pub stop_grace: Duration,
     /// How long a read of a file may wait for the fileserver.
     pub read_deadline: Duration,
-    /// What is fetched of an image that nobody asked for.
-    pub predict: PredictConfig,
+    /// What is fetched of an image that nobody asked for; none for nothing but traces.
+    pub predict: Option<PredictConfig>,
     /// What is done with traces of starts.
     pub trace: TraceMode,
     /// Whether what one user's runs touched helps the images of other users.
@@ -106,7 +106,7 @@ impl Config {
             abandoned_after: Duration::from_secs(5),
             stop_grace: Duration::from_secs(8),
             read_deadline: Duration::from_secs(30),
-            predict: PredictConfig::default(),
+            predict: Some(PredictConfig::default()),
             trace: TraceMode::Push,
             share_traces: false,
             allow_root: false,
@@ -174,6 +174,9 @@ pub struct Arguments {
     /// all (off), while the job runs (idle), or to the end (full)
     #[arg(long, value_name = "WHEN", default_value = "idle")]
     background: Background,
+    /// Guess nothing: fetch only what jobs read, and traces
+    #[arg(long, conflicts_with = "background")]
+    no_predict: bool,
     /// What is done with traces of starts: their pages are put into the kernel's cache (push), or
     /// answer reads (read); or there are none, and none are recorded (off)
     #[arg(long, value_name = "HOW", default_value = "push")]
@@ -270,7 +273,8 @@ pub fn load(arguments: Arguments) -> anyhow::Result<Process> {
     config.keep_runs = arguments.keep_runs;
     config.keep_output_bytes = arguments.keep_output_bytes.unwrap_or(config.keep_output_bytes);
     config.read_deadline = Duration::from_secs(arguments.read_deadline);
-    config.predict.background = arguments.background;
+    config.predict =
+        (!arguments.no_predict).then_some(PredictConfig { background: arguments.background });
     config.trace = arguments.trace;
     config.share_traces = arguments.share_traces;
     config.allow_root = arguments.allow_root;
@@ -347,6 +351,8 @@ mod tests {
         assert_eq!(config.keep_output_bytes, 2 << 30);
         assert_eq!((config.running_max, config.read_deadline.as_secs()), (3, 7));
         assert_eq!(process.listen.addr.to_string(), LISTEN_DEFAULT);
+        assert!(config.predict.is_some());
+        assert!(parsed(&["--no-predict"]).unwrap().config.predict.is_none());
     }
 
     #[test]

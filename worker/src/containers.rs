@@ -71,7 +71,7 @@ impl Containers {
             disk_dir,
             disk_bytes: config.disk_cache_bytes,
             fetch: FetchConfig { deadline: config.read_deadline, ..FetchConfig::default() },
-            predict: Some(config.predict),
+            predict: config.predict,
         };
         let chunks =
             Chunks::new(chunks, Arc::new(foundation.client.clone()), foundation.tasks.clone())?;
