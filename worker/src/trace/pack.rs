@@ -15,7 +15,7 @@ use crate::cache::Chunks;
 use crate::rootfs::Rootfs;
 
 /// zstd level of frames: they are made once, off everybody's path, and sent at every cold start.
-const LEVEL: i32 = 9;
+const LEVEL: i32 = 15;
 
 /// Frames in memory at a time: 4 MiB raw.
 const BATCH: usize = (4 << 20) / FRAME_LEN_MAX;
