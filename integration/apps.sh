@@ -95,9 +95,11 @@ project_gives_the_image() {
 }
 
 # Each job reads files of the image that nothing has read before, each another number of them.
-# After a run that has read what Python itself needs, these are all that is fetched.
+# After a run that has read what Python itself needs, these are all that is fetched, where nothing
+# is guessed.
 eight_at_once() {
     local number pid pids=() code
+    fresh_worker worker-eight "${on_demand[@]}"
     cat >"$work/reads.py" <<'END'
 import sys
 

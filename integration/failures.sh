@@ -104,7 +104,7 @@ export_is_interrupted() {
 
 outage() {
     local pid code=0
-    fresh_worker worker-outage
+    fresh_worker worker-outage "${on_demand[@]}"
     cat >"$work/outage.py" <<'END'
 import errno
 import sys

@@ -46,7 +46,7 @@ if sys.argv[1] == "walk":
 print(entries)
 END
     for walk in no walk; do
-        fresh_worker worker-$walk
+        fresh_worker worker-$walk "${on_demand[@]}"
         sway run --image scipy --timeout 60 --cpus 1 "$work/walk.py" $walk >"$work/walk-$walk"
         last_run tester >"$work/walk-$walk.json"
         jq -c '{server_fetches, bytes_fetched, mount_ms, duration_ms}' "$work/walk-$walk.json"
@@ -59,14 +59,14 @@ END
 
 scipy_is_lazy() {
     echo 'import scipy.linalg; print(scipy.linalg.__name__)' >"$work/linalg.py"
-    fresh_worker worker-linalg
+    fresh_worker worker-linalg "${on_demand[@]}"
     expect_equal "output" scipy.linalg "$(sway run --image scipy --timeout 60 --cpus 1 "$work/linalg.py")"
     # What the worker counted, and what the machine's network saw in the meantime.
     expect_at_most "bytes fetched" 20000000 "$(last_run tester bytes_fetched)"
 }
 
 big_file_is_lazy() {
-    fresh_worker worker-big
+    fresh_worker worker-big "${on_demand[@]}"
     run_and_judge big-file
     expect_at_most "bytes fetched" 12000000 "$(last_run app-big-file bytes_fetched)"
     expect_at_most "the worker's memory in kB" 200000 \

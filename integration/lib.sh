@@ -115,11 +115,14 @@ start_worker() { # NAME [ARGUMENTS...]: data below $work, on the one worker's ad
         --listen "${WORKER_URL#http://}" --fileserver "$FILESERVER_URL" "$@"
 }
 
+# Arguments of a worker that fetches what jobs read, and nothing else.
+readonly on_demand=(--no-predict --trace off)
+
 # A worker that has never seen anything, in place of the one that runs.
-fresh_worker() { # NAME
+fresh_worker() { # NAME [ARGUMENTS...]
     stop_workers
     rm -rf --one-file-system "${work:?}/$1"
-    start_worker "$1"
+    start_worker "$@"
 }
 
 stop_workers() {

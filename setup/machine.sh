@@ -39,6 +39,7 @@ if [ "$purpose" = test ]; then
     need umoci umoci
     need python3 python3
     need getfattr attr
+    need zstd zstd
 fi
 
 if [ ${#missing[@]} -gt 0 ]; then

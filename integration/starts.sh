@@ -1,0 +1,234 @@
+# How a program starts in an image that the worker has never seen: from a start trace, from the
+# traces of other images, from a worker's own disk; and what happens when any of that is wrong.
+
+check_starts() {
+    subject "Cold starts"
+    check "an export records a start trace" export_records_a_trace
+    check "a worker that has never seen the image starts from the trace" cold_start_uses_the_trace
+    check "a hot run sends no message to the filesystem" hot_run_is_silent
+    check "a worker that is started again starts from its own disk" restarted_worker_uses_its_disk
+    check "an image that is exported again with a changed file inherits the trace" changed_image_inherits
+    check "an image under another name starts from what is known of the files it shares" other_image_shares
+    check "a program that the trace does not fit runs as well" wrong_trace_is_no_fault
+    check "flipped bytes in a trace's frames never reach a job" frames_are_corrupt
+    check "a fileserver that dies in mid-stream: EIO with a reason, and a new job works" origin_dies_in_midstream
+    check "trees are the same with a trace pushed" pushed_tree_is_the_same
+}
+
+# A trace, and an image with a command of its own: what `sway run app.py` of testapps/scipy touches.
+linalg_script() {
+    mkdir -p "$work/starts"
+    cat >"$work/starts/linalg.py" <<'END'
+import numpy as np
+from scipy import linalg
+
+a = np.ones((100, 100)) + np.diag(np.arange(100))
+u, s, vh = linalg.svd(a)
+print(f"svd: u={u.shape}, s={s.shape}")
+END
+}
+
+readonly starts_output="svd: u=(100, 100), s=(100,)"
+
+# The trace refs of an image.
+traces_of() { # IMAGE
+    local manifest
+    manifest=$(sway images --json | jq -r --arg name "tester/$1:latest" '.[] | select((.name | tostring) == $name or (.name | tostring) == ($name | ltrimstr("tester/"))) | .manifest' | head -1)
+    request GET "$FILESERVER_URL/v1/refs?prefix=traces/" | grep -o "traces/[^\"]*$manifest/[^\"]*"
+}
+
+trace_exists() { traces_of "$1" | grep -q "/$2\$"; } # IMAGE KEY
+
+run_linalg() { # IMAGE
+    expect_equal "output" "$starts_output" \
+        "$(sway run --image "$1" --timeout 60 --cpus 2 --memory 1G "$work/starts/linalg.py")"
+}
+
+export_records_a_trace() {
+    linalg_script
+    fresh_worker worker-starts
+    # The command names a script of the folder that the image lacks: it is sent along.
+    cp "$root/testapps/scipy/Dockerfile" "$root/testapps/scipy/requirements.txt" "$work/starts/"
+    sway export "$work/starts" --name starts --trace 'python3 linalg.py' "${base_arguments[@]}"
+    wait_until 120 trace_exists starts linalg.py || { traces_of starts; tail -20 "$work/log/worker-starts"; return 1; }
+}
+
+cold_start_uses_the_trace() {
+    fresh_worker worker-starts
+    drop_page_cache
+    run_linalg starts
+    last_run tester >"$work/starts/cold.json"
+    jq -c '{trace, trace_pushed_bytes, trace_used_bytes, trace_missed_bytes, server_fetches, bytes_fetched}' "$work/starts/cold.json"
+    expect_equal "how it started" pushed "$(jq -r .trace "$work/starts/cold.json")"
+    expect_at_most "bytes on the wire" 20000000 "$(jq .bytes_fetched "$work/starts/cold.json")"
+    expect_at_most "bytes that the trace lacked" 2000000 "$(jq .trace_missed_bytes "$work/starts/cold.json")"
+}
+
+drop_page_cache() { sync && echo 3 >/proc/sys/vm/drop_caches; }
+
+fuse_requests() {
+    request GET "$WORKER_URL/metrics" | grep '^sway_fuse_requests_total' | grep -v 'op="\(forget\|batch_forget\)"' || true
+}
+
+hot_run_is_silent() {
+    run_linalg starts
+    run_linalg starts
+    fuse_requests >"$work/starts/before"
+    run_linalg starts
+    fuse_requests >"$work/starts/after"
+    [ -s "$work/starts/before" ] || { echo "the worker counts no requests"; return 1; }
+    diff "$work/starts/before" "$work/starts/after"
+}
+
+restarted_worker_uses_its_disk() {
+    # The start file is written beside the run.
+    sleep 1
+    stop_workers
+    drop_page_cache
+    start_worker worker-starts
+    run_linalg starts
+    last_run tester >"$work/starts/restarted.json"
+    jq -c '{trace, trace_pushed_bytes, trace_missed_bytes, server_fetches, bytes_fetched}' "$work/starts/restarted.json"
+    expect_equal "how it started" pushed "$(jq -r .trace "$work/starts/restarted.json")"
+    expect_at_most "bytes on the wire" 1000000 "$(jq .bytes_fetched "$work/starts/restarted.json")"
+}
+
+changed_image_inherits() {
+    fresh_worker worker-starts
+    # This worker knows nothing: the trace is on the fileserver, under the image's earlier manifest.
+    echo "a = 1" >"$work/starts/added.py"
+    printf 'COPY added.py /opt/added.py\n' >>"$work/starts/Dockerfile"
+    traces_of starts >"$work/starts/traces-before"
+    sway export "$work/starts" --name starts "${base_arguments[@]}"
+    wait_until 60 trace_exists starts linalg.py || { cat "$work/starts/traces-before"; tail -20 "$work/log/worker-starts"; return 1; }
+    fresh_worker worker-starts
+    drop_page_cache
+    run_linalg starts
+    expect_equal "how it started" pushed "$(last_run tester trace)"
+    expect_at_most "bytes that the trace lacked" 2000000 "$(last_run tester trace_missed_bytes)"
+}
+
+other_image_shares() {
+    printf 'RUN touch /opt/other\n' >>"$work/starts/Dockerfile"
+    sway export "$work/starts" --name starts-other --no-trace "${base_arguments[@]}"
+    # This worker ran the other image; of this one nothing is known.
+    drop_page_cache
+    run_linalg starts-other
+    expect_equal "how it started" pushed "$(last_run tester trace)"
+    expect_at_most "bytes that the trace lacked" 2000000 "$(last_run tester trace_missed_bytes)"
+}
+
+wrong_trace_is_no_fault() {
+    local out
+    fresh_worker worker-starts
+    mkdir -p "$work/starts/other"
+    # The name of the entry that has the trace, and another program.
+    printf 'import decimal, json, sqlite3\nprint(decimal.Decimal(1) / 3)\n' >"$work/starts/other/linalg.py"
+    out=$(sway run --image starts --timeout 60 "$work/starts/other/linalg.py")
+    expect_equal "output" 0.3333333333333333333333333333 "$out"
+}
+
+# Every blob of the store that is as long as a frame of a trace is lied about, one byte each.
+frames_are_corrupt() {
+    local file count=0
+    cp -rp "$store" "$work/store-corrupt"
+    stop_workers
+    stop fileserver
+    request_trace_frames "$work/store-corrupt" >"$work/starts/frames"
+    while read -r file; do
+        flip_byte "$file"
+        count=$((count + 1))
+    done <"$work/starts/frames"
+    echo "$count frames flipped"
+    [ $count -gt 10 ]
+    start_fileserver fileserver-corrupt "$work/store-corrupt"
+    fresh_worker worker-starts
+    drop_page_cache
+    run_linalg starts
+    last_run tester >"$work/starts/corrupt.json"
+    jq -c '{trace, trace_pushed_bytes, trace_missed_bytes, message}' "$work/starts/corrupt.json"
+    stop_workers
+    stop fileserver-corrupt
+    rm -rf "$work/store-corrupt"
+    start_fileserver
+}
+
+# The files of the blobs that bundles of traces list behind the page groups and the trace itself,
+# and that are nobody's chunks: a chunk's digest would be wrong for every reader.
+request_trace_frames() { # STORE
+    python3 - "$1" <<'END'
+import os, struct, subprocess, sys
+
+store = os.path.join(sys.argv[1], "blobs")
+
+def blob(digest):
+    with open(os.path.join(store, digest[:2], digest[2:]), "rb") as file:
+        data = file.read()
+    if data[:1] == b"\0":
+        return data[1:]
+    return subprocess.run(["zstd", "-dcq"], input=data[1:], capture_output=True, check=True).stdout
+
+frames = set()
+for directory, _, names in os.walk(store):
+    for name in names:
+        path = os.path.join(directory, name)
+        if os.path.getsize(path) > 1 << 20:
+            continue
+        digest = os.path.basename(directory) + name
+        try:
+            data = blob(digest)
+        except Exception:
+            continue
+        if data[:8] == b"SWAYBDL\0":
+            count = struct.unpack("<I", data[12:16])[0]
+            members = [data[16 + 20 * i:36 + 20 * i].hex() for i in range(count)]
+            frames.update(members[2:])
+for digest in sorted(frames):
+    path = os.path.join(store, digest[:2], digest[2:])
+    if os.path.exists(path):
+        print(path)
+END
+}
+
+origin_dies_in_midstream() {
+    local pid code=0
+    fresh_worker worker-starts --read-deadline 5
+    drop_page_cache
+    # Dies when the first bytes have come.
+    sway run --image starts --timeout 60 --cpus 2 --memory 1G "$work/starts/linalg.py" \
+        >"$work/starts/dies.out" 2>"$work/starts/dies.err" &
+    pid=$!
+    wait_until 20 eval '[ "$(find "$work/worker-starts/cache" -type f -size +1k | wc -l)" -gt 1 ]' || true
+    stop fileserver KILL
+    wait $pid || code=$?
+    tail -3 "$work/starts/dies.err"
+    # It had come far enough, or it failed with a reason.
+    [ $code = 0 ] || last_run tester message | grep -qE 'read of /|manifest'
+    start_fileserver
+    run_linalg starts
+}
+
+pushed_tree_is_the_same() {
+    cat >"$work/starts/hash.py" <<'END'
+import hashlib, os
+import numpy, scipy.linalg
+
+total = hashlib.sha256()
+for module in (numpy, scipy):
+    for directory, folders, files in sorted(os.walk(os.path.dirname(module.__file__))):
+        for name in sorted(files):
+            path = os.path.join(directory, name)
+            total.update(path.encode())
+            with open(path, "rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
+print(total.hexdigest())
+END
+    fresh_worker worker-starts
+    drop_page_cache
+    run_linalg starts
+    expect_equal "how it started" pushed "$(last_run tester trace)"
+    sway run --image starts --timeout 120 --cpus 2 --memory 1G "$work/starts/hash.py" >"$work/starts/hash-pushed"
+    fresh_worker worker-starts --trace off
+    sway run --image starts --timeout 120 --cpus 2 --memory 1G "$work/starts/hash.py" >"$work/starts/hash-read"
+    [ -s "$work/starts/hash-read" ] && cmp "$work/starts/hash-pushed" "$work/starts/hash-read"
+}
