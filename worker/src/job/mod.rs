@@ -311,7 +311,11 @@ impl Runner {
             Ok(())
         });
         let removed = removed.await.map_err(io::Error::other).and_then(|removed| removed);
-        removed.map_err(step("remove an earlier run's mounts and directories"))
+        removed.map_err(step("remove an earlier run's mounts and directories"))?;
+        if let Err(error) = self.hierarchies.hold_quotas(&format!("{parent}/quota")) {
+            tracing::debug!(%error, "each run switches CPU quotas on and off");
+        }
+        Ok(())
     }
 
     /// Removes what is there for all runs. Call it after the last one.
