@@ -156,29 +156,28 @@ outage_names_the_path() {
 
 # --- bytes that changed ------------------------------------------------------------------------
 
-flip_byte() { # FILE: the one in its middle
-    python3 - "$1" <<'END'
+flip_byte() { # FILE...: the one in the middle of each
+    python3 - "$@" <<'END'
 import os, sys
-with open(sys.argv[1], "r+b") as file:
-    middle = os.fstat(file.fileno()).st_size // 2
-    file.seek(middle)
-    byte = file.read(1)[0]
-    file.seek(middle)
-    file.write(bytes([byte ^ 0x10]))
+for path in sys.argv[1:]:
+    with open(path, "r+b") as file:
+        middle = os.fstat(file.fileno()).st_size // 2
+        file.seek(middle)
+        byte = file.read(1)[0]
+        file.seek(middle)
+        file.write(bytes([byte ^ 0x10]))
 END
 }
 
 disk_cache_is_corrupt() {
-    local file count=0
+    local files=()
     fresh_worker worker-flipped
     scipy_works
     stop_workers
-    while read -r file; do
-        flip_byte "$file"
-        count=$((count + 1))
-    done < <(find "$work/worker-flipped/cache" -type f -size +64c)
-    echo "$count files flipped"
-    [ $count -gt 20 ]
+    mapfile -t files < <(find "$work/worker-flipped/cache" -type f -size +64c)
+    flip_byte "${files[@]}"
+    echo "${#files[@]} files flipped"
+    [ ${#files[@]} -gt 20 ]
     # The kernel must ask again, too.
     sync && echo 3 >/proc/sys/vm/drop_caches
     start_worker worker-flipped

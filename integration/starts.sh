@@ -140,15 +140,13 @@ wrong_trace_is_no_fault() {
 
 # Every frame of a trace in the store is lied about, one byte each.
 frames_are_corrupt() {
-    local file count=0
+    local files=()
     cp -rp "$store" "$work/store-corrupt"
     request_trace_frames "$work/store-corrupt" >"$work/starts/frames"
-    while read -r file; do
-        flip_byte "$file"
-        count=$((count + 1))
-    done <"$work/starts/frames"
-    echo "$count frames flipped"
-    [ $count -gt 10 ]
+    mapfile -t files <"$work/starts/frames"
+    flip_byte "${files[@]}"
+    echo "${#files[@]} frames flipped"
+    [ ${#files[@]} -gt 10 ]
     stop_workers
     stop fileserver
     start_fileserver fileserver-corrupt "$work/store-corrupt"
