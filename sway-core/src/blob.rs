@@ -6,7 +6,7 @@
 //! byte. Decoding never trusts a length: a blob is at most [`BLOB_LEN_MAX`] bytes and its raw
 //! bytes must hash to the digest that was asked for.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 
 use crate::digest::{DIGEST_LEN, Digest};
@@ -178,34 +178,86 @@ pub fn decode(digest: Digest, encoded: &[u8], raw_len_max: usize) -> Result<Vec<
     Ok(raw)
 }
 
-/// A reader of the raw bytes of an encoded blob, for callers that must not hold them all.
+/// A reader of the raw bytes of an encoded blob, for callers that must not hold them all. For
+/// many blobs, keep a [`Decoder`].
 pub fn decoder<'a, R: Read + 'a>(
     digest: Digest,
     mut encoded: R,
 ) -> Result<Box<dyn Read + 'a>, BlobError> {
-    let malformed = |reason: String| BlobError::Malformed { digest, reason };
-    let mut tag = [0u8];
-    encoded.read_exact(&mut tag).map_err(|error| malformed(format!("no tag byte: {error}")))?;
-    match tag[0] {
-        TAG_RAW => Ok(Box::new(encoded)),
-        TAG_ZSTD => {
+    match read_tag(digest, &mut encoded)? {
+        Tag::Raw => Ok(Box::new(encoded)),
+        Tag::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::new(encoded)
-                .map_err(|error| malformed(error.to_string()))?
+                .map_err(|error| malformed(digest, &error))?
                 .single_frame();
             decoder
                 .window_log_max(ZSTD_WINDOW_LOG_MAX)
-                .map_err(|error| malformed(error.to_string()))?;
+                .map_err(|error| malformed(digest, &error))?;
             Ok(Box::new(SingleFrame(decoder)))
         }
-        other => Err(malformed(format!("unknown tag byte {other}"))),
     }
+}
+
+/// Decodes blobs one after the other: zstd's tables and window are made once.
+#[derive(Default)]
+pub struct Decoder {
+    zstd: zstd::zstd_safe::DCtx<'static>,
+}
+
+impl Decoder {
+    /// Like [`decoder`], which forgets whatever was left of the blob before.
+    pub fn reader<'a, R: BufRead + 'a>(
+        &'a mut self,
+        digest: Digest,
+        mut encoded: R,
+    ) -> Result<Box<dyn Read + 'a>, BlobError> {
+        match read_tag(digest, &mut encoded)? {
+            Tag::Raw => Ok(Box::new(encoded)),
+            Tag::Zstd => {
+                let mut decoder =
+                    zstd::stream::read::Decoder::with_context(encoded, &mut self.zstd)
+                        .single_frame();
+                decoder
+                    .window_log_max(ZSTD_WINDOW_LOG_MAX)
+                    .map_err(|error| malformed(digest, &error))?;
+                Ok(Box::new(SingleFrame(decoder)))
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Decoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Decoder")
+    }
+}
+
+enum Tag {
+    Raw,
+    Zstd,
+}
+
+fn read_tag(digest: Digest, encoded: &mut impl Read) -> Result<Tag, BlobError> {
+    let mut tag = [0u8];
+    encoded
+        .read_exact(&mut tag)
+        .map_err(|error| malformed(digest, &format_args!("no tag byte: {error}")))?;
+    match tag[0] {
+        TAG_RAW => Ok(Tag::Raw),
+        TAG_ZSTD => Ok(Tag::Zstd),
+        other => Err(malformed(digest, &format_args!("unknown tag byte {other}"))),
+    }
+}
+
+fn malformed(digest: Digest, reason: &dyn std::fmt::Display) -> BlobError {
+    BlobError::Malformed { digest, reason: reason.to_string() }
 }
 
 /// A zstd frame that must end where the input ends: trailing bytes would be stored and served
 /// without ever being verified.
-struct SingleFrame<R: Read>(zstd::stream::read::Decoder<'static, io::BufReader<R>>);
+struct SingleFrame<'a, R: BufRead>(zstd::stream::read::Decoder<'a, R>);
 
-impl<R: Read> Read for SingleFrame<R> {
+impl<R: BufRead> Read for SingleFrame<'_, R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let n = self.0.read(out)?;
         if n == 0 && !out.is_empty() {
@@ -302,6 +354,25 @@ mod tests {
                 let len = encoder.encode(&raw, &mut encoded);
                 prop_assert_eq!(encoded.len(), 6 + len);
                 prop_assert_eq!(&encoded[6..], &encode(&raw)[..]);
+            }
+        }
+
+        #[test]
+        fn a_decoder_remembers_nothing_of_the_blobs_before(
+            raws in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..512), any::<bool>()), 0..8),
+        ) {
+            let mut decoder = Decoder::default();
+            for (raw, breaks_off) in raws {
+                let raw = raw.repeat(3);
+                let digest = Digest::of(&raw);
+                let encoded = encode(&raw);
+                if breaks_off {
+                    let half = &encoded[..encoded.len().div_ceil(2)];
+                    let _ = decoder.reader(digest, half).unwrap().read(&mut [0; 100]);
+                }
+                let mut decoded = Vec::new();
+                decoder.reader(digest, &encoded[..]).unwrap().read_to_end(&mut decoded).unwrap();
+                prop_assert_eq!(decoded, raw);
             }
         }
 

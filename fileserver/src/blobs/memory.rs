@@ -8,7 +8,8 @@ use sway_core::api::blobs::UploadSummary;
 use sway_core::blob::FrameHeader;
 use sway_core::digest::Digest;
 
-use super::{Batch, BlobStore, Claim, StoreError, StoredBlob, UploadError, verified_copy};
+use super::verify::Verifier;
+use super::{Batch, BlobStore, Claim, StoreError, StoredBlob, UploadError};
 
 type Table = HashMap<Digest, (FrameHeader, Arc<[u8]>)>;
 
@@ -53,7 +54,7 @@ struct MemoryBatch<'a> {
 impl Batch for MemoryBatch<'_> {
     fn add(&mut self, claim: Claim, encoded: &mut dyn Read) -> Result<(), UploadError> {
         let mut bytes = Vec::new();
-        let header = verified_copy(claim, encoded, &mut bytes)?;
+        let header = Verifier::default().copy(claim, encoded, &mut bytes)?;
         self.blobs.push((header, bytes));
         Ok(())
     }

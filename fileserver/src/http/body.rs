@@ -1,6 +1,6 @@
 //! Bodies between the async side and blocking threads, with bounded memory and bounded waits.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -28,7 +28,8 @@ pub(super) fn reader(body: Body) -> impl Read + Send {
         .map_err(io::Error::other)
         .timeout(IDLE_TIMEOUT)
         .map(move |piece| piece.unwrap_or_else(|_| Err(idle())));
-    SyncIoBridge::new(StreamReader::new(Box::pin(pieces)))
+    // Small reads must not each wake the runtime.
+    BufReader::with_capacity(PIECE_LEN, SyncIoBridge::new(StreamReader::new(Box::pin(pieces))))
 }
 
 /// An answer's body, and the writer for a blocking thread to fill it.
