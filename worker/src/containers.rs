@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -126,8 +127,16 @@ impl Containers {
         let _hold = (self.traces.is_some() && is_first).then(|| mount.hold_readahead());
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; mounts are few")]
         metrics::gauge!("sway_mounts").set(self.mounts.len() as f64);
-        let is_traced = start.as_ref().is_some_and(|start| start.bundle().is_some());
-        let ahead = mount.ahead_of(&order.spec, is_traced);
+        let guessing = {
+            let (start, mount, spec) = (start.as_ref(), Arc::clone(&mount), order.spec.clone());
+            async move {
+                let is_traced = match start {
+                    Some(start) => start.is_traced().await,
+                    None => false,
+                };
+                mount.ahead_of(&spec, is_traced)
+            }
+        };
         let subject = Subject { user: order.user, manifest: order.manifest, key };
         let request = RunRequest {
             run_id: order.run_id,
@@ -140,7 +149,15 @@ impl Containers {
             cancel: order.cancel,
             started: order.started,
         };
-        let mut outcome = self.runner.run(request).await;
+        let (mut running, mut guessing) = (pin!(self.runner.run(request)), pin!(guessing));
+        let (mut ahead, mut is_decided) = (None, false);
+        let mut outcome = loop {
+            tokio::select! {
+                biased;
+                outcome = &mut running => break outcome,
+                decided = &mut guessing, if !is_decided => (ahead, is_decided) = (decided, true),
+            }
+        };
         outcome.mount += mounted;
         let is_told = outcome.started_at.is_some() && outcome.cause != Cause::Infrastructure;
         if let (Some(traces), Some(account), true) = (&self.traces, outcome.account.take(), is_told)
@@ -153,7 +170,7 @@ impl Containers {
                 is_exact: usage.is_fresh() && usage.is_exclusive(),
             });
         }
-        if let Some(start) = start {
+        if let Some(start) = &start {
             let figures = start.figures();
             outcome.trace = figures.mode;
             outcome.trace_pushed_bytes = figures.pushed_bytes;

@@ -209,6 +209,8 @@ struct Shared {
     counters: Counters,
     trace: OnceLock<Arc<Trace>>,
     bundle: Mutex<Option<Digest>>,
+    /// Whether a trace goes with it, the image's own or a donor's; none until that is known.
+    is_traced: watch::Sender<Option<bool>>,
     /// Jobs have mounts of their own, into which nothing is pushed.
     is_only_read: AtomicBool,
 }
@@ -266,6 +268,14 @@ impl StartGuard {
             Some(start) => *lock(&start.shared.bundle),
             None => self.bundle,
         }
+    }
+
+    /// Whether a trace goes with the start, the image's own or another's, as soon as that is known.
+    pub async fn is_traced(&self) -> bool {
+        let Some(start) = &self.start else { return self.bundle.is_some() };
+        let mut state = start.shared.is_traced.subscribe();
+        let known = tokio::time::timeout(MOUNT_DEADLINE, state.wait_for(Option::is_some)).await;
+        matches!(known, Ok(Ok(state)) if *state == Some(true))
     }
 
     /// How it went so far.
@@ -506,6 +516,7 @@ impl Starts {
             counters: Counters::default(),
             trace: OnceLock::new(),
             bundle: Mutex::default(),
+            is_traced: watch::Sender::new(None),
             is_only_read: AtomicBool::new(false),
         });
         let start = Arc::new(Start {

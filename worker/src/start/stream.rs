@@ -59,6 +59,7 @@ pub(super) async fn run(starts: &Arc<Starts>, shared: &Arc<Shared>, origin: Orig
         () = shared.stop.cancelled() => {}
         () = work.carry_out(origin) => {}
     }
+    shared.is_traced.send_if_modified(|state| state.replace(state.unwrap_or(false)).is_none());
     // Whoever waits for the mount makes it then.
     shared.mount.send_if_modified(|state| {
         let opening = matches!(state, Mounting::Opening);
@@ -161,6 +162,9 @@ impl Inbox {
 impl Work<'_> {
     async fn carry_out(&self, origin: Origin) {
         let Some(mut opened) = self.open(origin).await else { return };
+        if opened.has_trace {
+            self.shared.is_traced.send_replace(Some(true));
+        }
         let Some(mount) = self.mount(&mut opened.inbox).await else { return };
         self.shared.mount.send_replace(Mounting::Mounted(Arc::clone(&mount)));
         let laid = match opened.has_trace {
@@ -368,7 +372,9 @@ impl Work<'_> {
         if self.starts.mode() == TraceMode::Off {
             return None;
         }
-        let donor = self.starts.donor(&self.shared.key, mount.manifest()).await?;
+        let donor = self.starts.donor(&self.shared.key, mount.manifest()).await;
+        self.shared.is_traced.send_replace(Some(donor.is_some()));
+        let donor = donor?;
         let manifest = Arc::clone(mount.manifest());
         let groups = manifest.groups();
         let wanted: Vec<Digest> = groups.into_iter().chain(donor.frames).collect();
@@ -404,13 +410,14 @@ impl Work<'_> {
             pushes: None,
             held: Held::default(),
         };
-        let hold = is_pushed.then(|| mount.hold_readahead());
+        // A read of one page lies in one page group, so that a frame can answer it.
+        let mut hold = Some(mount.hold_readahead());
         let (pushed, has_pushed) = tokio::sync::oneshot::channel();
         if is_pushed {
             let (pushes, frames) = mpsc::channel(PUSHES_MAX);
             bringing.pushes = Some(pushes);
             let (mount, plan) = (Arc::clone(mount), Arc::clone(&plan));
-            let shared = Arc::clone(self.shared);
+            let (shared, hold) = (Arc::clone(self.shared), hold.take());
             self.starts.tasks.spawn_blocking("push", move || {
                 push_all(&mount, &plan, frames, &shared.counters, &shared.stop);
                 // Until the last page is there, the kernel is not to read ahead.
