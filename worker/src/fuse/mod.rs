@@ -157,8 +157,9 @@ impl fuser::Filesystem for Adapter {
     fn init(&mut self, _: &Request, kernel: &mut KernelConfig) -> io::Result<()> {
         let wished = [
             InitFlags::FUSE_CACHE_SYMLINKS,
+            // Always, and not where the kernel guesses that it pays: it asks so for the start of a
+            // directory only, and then for each further name on its own.
             InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_NO_OPEN_SUPPORT,
             InitFlags::FUSE_NO_OPENDIR_SUPPORT,
