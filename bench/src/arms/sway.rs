@@ -188,7 +188,7 @@ impl Worker {
     }
 
     /// FUSE requests since the last run that was counted.
-    fn fuse_since(&self, installation: &Installation) -> Result<BTreeMap<String, u64>> {
+    pub(crate) fn fuse_since(&self, installation: &Installation) -> Result<BTreeMap<String, u64>> {
         let now = self.fuse(installation)?;
         let grown = since(&self.counted.borrow(), &now);
         *self.counted.borrow_mut() = now;

@@ -49,7 +49,8 @@ pub(crate) fn measure(bench: &mut Bench, origin: &Origin) -> Result<()> {
         bench.record(round, &cell("Sway"), |bench| {
             let name = &workload.image.name;
             let output = worker.run_for_output(&bench.installation, name, &program)?;
-            let (count, sample) = parse(&output)?;
+            let (count, mut sample) = parse(&output)?;
+            sample.fuse = worker.fuse_since(&bench.installation)?;
             ensure!(
                 count.abs_diff(entries) < ENTRIES_DIFFER_MAX,
                 "{count} entries, natively {entries}"
