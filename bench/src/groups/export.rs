@@ -30,7 +30,7 @@ pub(crate) fn measure(bench: &mut Bench) -> Result<()> {
                 });
                 remove(&bench.scratch.join("nydus-image"))?;
             }
-            let store = Store::new(bench)?;
+            let store = Store::new(bench, &format!("{round}-{}", workload.name))?;
             bench.record(round, &cell("Sway, first"), |_| {
                 Ok(store
                     .installation
@@ -48,7 +48,7 @@ pub(crate) fn measure(bench: &mut Bench) -> Result<()> {
             say("the images that change were not built");
             continue;
         }
-        let store = Store::new(bench)?;
+        let store = Store::new(bench, &format!("{round}-changing"))?;
         let first =
             store.installation.export(&one.image, "a", store.origin.address, &["--no-trace"])?;
         warm(&two.image.layout)?;
@@ -73,8 +73,11 @@ struct Store {
 }
 
 impl Store {
-    fn new(bench: &Bench) -> Result<Self> {
-        let (data, home) = (bench.scratch.join("store"), bench.scratch.join("home"));
+    /// In folders of its own, which stay until the end: ext4 passes over inodes that were deleted
+    /// in the last minutes, one by one, so a store that was just removed makes the next one slow.
+    fn new(bench: &Bench, name: &str) -> Result<Self> {
+        let data = bench.scratch.join(format!("store-{name}"));
+        let home = bench.scratch.join(format!("home-{name}"));
         remove(&data)?;
         remove(&home)?;
         let Installation { binaries, token, .. } = &bench.installation;
