@@ -104,7 +104,8 @@ export_is_interrupted() {
 
 outage() {
     local pid code=0
-    fresh_worker worker-outage "${on_demand[@]}"
+    # Python reads of itself, too, when it fails: two deadlines one after the other.
+    fresh_worker worker-outage "${on_demand[@]}" --read-deadline 10
     cat >"$work/outage.py" <<'END'
 import errno
 import sys
