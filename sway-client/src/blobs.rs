@@ -1,5 +1,6 @@
 //! The fileserver's blobs: which are missing, send many, fetch many.
 
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -22,9 +23,6 @@ use crate::frames::FrameDecoder;
 /// [`Blob::decode`]. One that the server does not have is a header that says so
 /// ([`FrameHeader::is_missing`]) and no bytes. Ends after the first error.
 pub type FrameStream = BoxStream<'static, Result<(FrameHeader, Bytes), ClientError>>;
-
-/// Bytes that the transport is handed at a time: few enough for its progress to be seen.
-const PIECE_LEN: usize = 64 << 10;
 
 /// See [`Client::blobs`].
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +48,7 @@ impl Blobs<'_> {
         S: Stream<Item = (FrameHeader, Bytes)> + Send + 'static,
     {
         self.upload_pieces(frames.flat_map(|(header, encoded)| {
-            stream::iter([Bytes::copy_from_slice(&header.to_bytes()), encoded])
+            stream::iter([Ok(Bytes::copy_from_slice(&header.to_bytes())), Ok(encoded)])
         }))
         .await
     }
@@ -58,7 +56,7 @@ impl Blobs<'_> {
     /// Sends what `pieces` are together: frames of blobs, as `docs/format.md` has them.
     async fn upload_pieces<S>(&self, pieces: S) -> Result<UploadSummary, ClientError>
     where
-        S: Stream<Item = Bytes> + Send + 'static,
+        S: Stream<Item = io::Result<Bytes>> + Send + 'static,
     {
         let progress = Progress::default();
         let body = Watched { pieces: pieces.boxed(), progress: progress.clone() };
@@ -66,7 +64,7 @@ impl Blobs<'_> {
             .0
             .request(Method::POST, "/v1/blobs")
             .header(CONTENT_TYPE, FRAMES_MEDIA_TYPE)
-            .body(Body::wrap_stream(body.map(Ok::<_, std::convert::Infallible>)));
+            .body(Body::wrap_stream(body));
         let sending = async {
             let response = request.send().await.map_err(|error| self.0.failed(error))?;
             let response = self.0.accepted(response).await?;
@@ -89,13 +87,16 @@ impl Blobs<'_> {
         self.0.retry(|| self.upload(stream::iter(frames.to_vec()))).await
     }
 
-    /// Sends blobs whose frames stand one after the other in `frames`, again where the server was
-    /// out of reach. The bytes are shared, not copied, and go out in large pieces.
-    pub async fn upload_frames(&self, frames: &Bytes) -> Result<UploadSummary, ClientError> {
-        let pieces = || {
-            let (frames, starts) = (frames.clone(), (0..frames.len()).step_by(PIECE_LEN));
-            stream::iter(starts.map(move |at| frames.slice(at..frames.len().min(at + PIECE_LEN))))
-        };
+    /// Sends blobs whose frames, one after the other, are what `pieces` yields, again where the
+    /// server was out of reach. A piece is what the transport is handed at a time: it should be
+    /// short enough for progress to be seen.
+    pub async fn upload_frames<S>(
+        &self,
+        pieces: impl Fn() -> S,
+    ) -> Result<UploadSummary, ClientError>
+    where
+        S: Stream<Item = io::Result<Bytes>> + Send + 'static,
+    {
         self.0.retry(|| self.upload_pieces(pieces())).await
     }
 
@@ -244,14 +245,14 @@ impl Progress {
 
 /// A body that notes when it is read.
 struct Watched {
-    pieces: BoxStream<'static, Bytes>,
+    pieces: BoxStream<'static, io::Result<Bytes>>,
     progress: Progress,
 }
 
 impl Stream for Watched {
-    type Item = Bytes;
+    type Item = io::Result<Bytes>;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let polled = self.pieces.as_mut().poll_next(context);
         self.progress.set(polled.is_ready().then(Instant::now));
         polled

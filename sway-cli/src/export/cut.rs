@@ -25,7 +25,7 @@ use super::spool::Spool;
 
 /// Raw bytes of one batch, at which it is closed. With the batches that are worked on and one for
 /// each reader, this bounds the memory of an export.
-const BATCH_LEN: usize = 4 << 20;
+const BATCH_LEN: usize = 2 << 20;
 
 /// Batches between readers and workers.
 const BATCHES_WAITING: usize = 1;
