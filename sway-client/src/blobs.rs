@@ -7,17 +7,20 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::future::try_join_all;
 use futures::stream::{self, BoxStream};
-use futures::{Stream, StreamExt as _};
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Body, Method, Response};
 use sway_core::api::blobs::{DIGESTS_MAX, DigestList, FRAMES_MEDIA_TYPE, UploadSummary};
+use sway_core::api::start::STRIPES_MAX;
 use sway_core::blob::{self, BLOB_LEN_MAX, Blob, FrameHeader};
 use sway_core::digest::Digest;
 
 use crate::client::Client;
 use crate::error::ClientError;
 use crate::frames::FrameDecoder;
+use crate::stripes::reassembled;
 
 /// Blobs in the order in which they were asked for, encoded and not yet verified: pass each to
 /// [`Blob::decode`]. One that the server does not have is a header that says so
@@ -138,6 +141,33 @@ impl Blobs<'_> {
         })
     }
 
+    /// Like [`Blobs::fetch`], over as many connections at once, 1 to [`STRIPES_MAX`]: their slow
+    /// starts add up.
+    pub fn fetch_striped(&self, digests: &[Digest], stripes: u8) -> FrameStream {
+        let (client, wanted) = (self.0.clone(), digests.to_vec());
+        let stripes = stripes.clamp(1, STRIPES_MAX);
+        Box::pin(async_stream::try_stream! {
+            for some in wanted.chunks(DIGESTS_MAX) {
+                let list = DigestList { digests: some.to_vec() };
+                let asked = (0..stripes).map(|stripe| {
+                    let path = format!("/v1/blobs/fetch?stripe={stripe}&stripes={stripes}");
+                    let request = client.stripe_request(Method::POST, &path);
+                    async { client.streamed(request?.json(&list)).await }
+                });
+                let mut frames = reassembled(&client, try_join_all(asked).await?);
+                for asked in some {
+                    let Some((header, encoded)) = frames.try_next().await? else {
+                        Err(broken(&client, "it ended early"))?
+                    };
+                    if header.digest != *asked {
+                        Err(broken(&client, "it holds another blob than was asked for"))?;
+                    }
+                    yield (header, encoded);
+                }
+            }
+        })
+    }
+
     /// Streams a bundle, named by a ref or a digest: first the bundle's own blob, then its
     /// members in its order.
     pub fn bundle(&self, ref_or_digest: &str) -> FrameStream {
@@ -213,10 +243,15 @@ impl Frames {
     }
 
     fn broken(&self, message: &str) -> ClientError {
-        ClientError::Protocol {
-            url: self.client.base().to_owned(),
-            message: format!("a stream of frames is broken: {message}"),
-        }
+        broken(&self.client, message)
+    }
+}
+
+/// The error of a stream that is not what it should be.
+pub(crate) fn broken(client: &Client, message: &str) -> ClientError {
+    ClientError::Protocol {
+        url: client.base().to_owned(),
+        message: format!("a stream of frames is broken: {message}"),
     }
 }
 

@@ -5,13 +5,11 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use futures::future::try_join_all;
-use futures::{StreamExt as _, TryStreamExt as _};
 use reqwest::header::{ETAG, HeaderMap, IF_NONE_MATCH};
 use reqwest::{Method, Response, StatusCode};
 use sway_core::api::start::{
     START_BUNDLE_HEADER, START_HAVE_MAX, START_IMAGE_HEADER, START_MANIFEST_HEADER, STRIPES_MAX,
 };
-use sway_core::blob::BLOB_LEN_MAX;
 use sway_core::digest::Digest;
 use sway_core::name::{RefName, UserName};
 use sway_core::trace::TraceKey;
@@ -19,8 +17,7 @@ use sway_core::trace::TraceKey;
 use crate::blobs::FrameStream;
 use crate::client::{Client, POOL_IDLE_TIMEOUT};
 use crate::error::ClientError;
-use crate::frames::FrameDecoder;
-use crate::stripes::Stripes;
+use crate::stripes::reassembled;
 
 /// Code of the refusal where the stripes of an answer tell of different states: a ref moved while
 /// they were asked for. Ask again.
@@ -135,7 +132,7 @@ impl Client {
         Ok(match first {
             None => StartAnswer::NoImage,
             Some(head) if bodies.is_empty() => StartAnswer::Unchanged(head),
-            Some(head) => StartAnswer::Stream(head, self.reassembled(bodies)),
+            Some(head) => StartAnswer::Stream(head, reassembled(self, bodies)),
         })
     }
 
@@ -204,31 +201,6 @@ impl Client {
             manifest: digest(START_MANIFEST_HEADER)?.ok_or_else(|| bad(START_MANIFEST_HEADER))?,
             bundle: digest(START_BUNDLE_HEADER)?,
             etag: text(ETAG.as_str())?.ok_or_else(|| bad(ETAG.as_str()))?.to_owned(),
-        })
-    }
-
-    /// The frames of a stream that comes in stripes.
-    fn reassembled(&self, bodies: Vec<Response>) -> FrameStream {
-        let client = self.clone();
-        let body = move |response: Response| {
-            let client = client.clone();
-            response.bytes_stream().map_err(move |error| client.failed(error)).boxed()
-        };
-        let mut stripes = Stripes::new(self.clone(), bodies.into_iter().map(body));
-        Box::pin(async_stream::try_stream! {
-            let mut decoder = FrameDecoder::default();
-            loop {
-                while let Some(frame) = decoder.next_frame(BLOB_LEN_MAX)? {
-                    yield frame;
-                }
-                match stripes.next().await? {
-                    Some(bytes) => decoder.push(&bytes),
-                    None => break,
-                }
-            }
-            if !decoder.is_between_frames() {
-                Err(stripes.broken("it ends within a frame"))?;
-            }
         })
     }
 }

@@ -3,12 +3,41 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use futures::TryStreamExt as _;
 use futures::stream::BoxStream;
+use futures::{StreamExt as _, TryStreamExt as _};
+use reqwest::Response;
 use sway_core::api::start::START_PIECE_LEN;
+use sway_core::blob::BLOB_LEN_MAX;
 
+use crate::blobs::{FrameStream, broken};
 use crate::client::Client;
 use crate::error::ClientError;
+use crate::frames::FrameDecoder;
+
+/// The frames of a stream that comes in stripes: these answers, in order.
+pub(crate) fn reassembled(client: &Client, answers: Vec<Response>) -> FrameStream {
+    let body = |answer: Response| {
+        let client = client.clone();
+        answer.bytes_stream().map_err(move |error| client.failed(error)).boxed()
+    };
+    let bodies: Vec<_> = answers.into_iter().map(body).collect();
+    let mut stripes = Stripes::new(client.clone(), bodies.into_iter());
+    Box::pin(async_stream::try_stream! {
+        let mut decoder = FrameDecoder::default();
+        loop {
+            while let Some(frame) = decoder.next_frame(BLOB_LEN_MAX)? {
+                yield frame;
+            }
+            match stripes.next().await? {
+                Some(bytes) => decoder.push(&bytes),
+                None => break,
+            }
+        }
+        if !decoder.is_between_frames() {
+            Err(stripes.broken("it ends within a frame"))?;
+        }
+    })
+}
 
 /// The bodies of all stripes. Polls the one whose turn it is, so that what the others bring
 /// waits in their sockets.
@@ -61,11 +90,8 @@ impl Stripes {
         Ok(None)
     }
 
-    pub(crate) fn broken(&self, message: &str) -> ClientError {
-        ClientError::Protocol {
-            url: self.client.base().to_owned(),
-            message: format!("a stream of frames is broken: {message}"),
-        }
+    fn broken(&self, message: &str) -> ClientError {
+        broken(&self.client, message)
     }
 }
 

@@ -12,9 +12,10 @@ use sway_core::blob::{
     self, BLOB_LEN_MAX, BlobError, FRAME_HEADER_LEN, FrameHeader, TAG_RAW, TAG_ZSTD,
 };
 use sway_core::digest::{Digest, Hasher};
-use sway_server::error::{Json, Path, ServerError};
+use sway_server::error::{Json, Path, Query, ServerError};
 
 use super::body::{self, BodyWriter, PIECE_LEN};
+use super::stripe::{self, StripeOf};
 use super::{App, blocking, place};
 use crate::blobs::{BlobStore, Claim, StoreError, StoredBlob, UploadError};
 
@@ -108,15 +109,14 @@ pub(super) async fn put(
 /// `POST /v1/blobs/fetch`
 pub(super) async fn fetch(
     State(app): State<App>,
+    Query(stripe): Query<StripeOf>,
     headers: HeaderMap,
     Json(list): Json<DigestList>,
 ) -> Result<Response, ServerError> {
     check_len(&list)?;
+    stripe.check().map_err(|why| ServerError::bad_request("malformed_query", why))?;
     let verify = wants_verified(&headers);
-    let body = stream(&app, move |store, out| {
-        list.digests.into_iter().try_for_each(|digest| send_frame(store, digest, verify, out))
-    })
-    .await?;
+    let body = stripe::frames(&app, list.digests, stripe, verify).await?;
     Ok(([(header::CONTENT_TYPE, FRAMES_MEDIA_TYPE)], body).into_response())
 }
 

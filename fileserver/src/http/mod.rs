@@ -7,6 +7,7 @@ mod error;
 mod health;
 mod refs;
 mod start;
+mod stripe;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -99,6 +99,25 @@ async fn a_start_brings_manifest_and_trace_over_any_number_of_connections() {
 }
 
 #[tokio::test]
+async fn any_blobs_come_over_any_number_of_connections() {
+    let server = Server::start().await;
+    let client = server.client();
+    let stored = store(&client, "images/ada/x:1", &key("app.py"), 1).await;
+    let absent = Digest::of(b"absent");
+    let wanted: Vec<Digest> =
+        stored.iter().map(|(header, _)| header.digest).chain([absent]).collect();
+    for stripes in [1, 3, STRIPES_MAX] {
+        let frames: Frames =
+            client.blobs().fetch_striped(&wanted, stripes).try_collect().await.unwrap();
+        assert_eq!(frames[..stored.len()], stored, "{stripes} stripes");
+        assert!(frames[stored.len()].0.is_missing());
+    }
+    let post = "POST /v1/blobs/fetch?stripe=9&stripes=3 HTTP/1.1\ncontent-type: application/json";
+    let refused = server.send(post, br#"{"digests": []}"#).await;
+    assert!(String::from_utf8_lossy(&refused.body).contains("malformed_query"));
+}
+
+#[tokio::test]
 async fn a_stripe_has_every_nth_piece_of_the_stream() {
     let server = Server::start().await;
     let stored = store(&server.client(), "images/ada/x:1", &TraceKey::any(), 1).await;

@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use sway_client::blobs::FrameStream;
 use sway_client::start::{StartAnswer, StartQuery};
 use sway_client::{Client, ClientError};
-use sway_core::blob::BLOB_LEN_MAX;
+use sway_core::api::start::STRIPES_MAX;
 use sway_core::digest::Digest;
 
 /// A server of starts.
@@ -34,7 +34,6 @@ impl StartSource for Client {
     }
 
     fn blobs(&self, digests: &[Digest]) -> FrameStream {
-        let wanted = digests.iter().map(|digest| (*digest, BLOB_LEN_MAX)).collect();
-        Self::blobs(self).fetch_within(wanted)
+        Self::blobs(self).fetch_striped(digests, STRIPES_MAX)
     }
 }
