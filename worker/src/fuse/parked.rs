@@ -17,6 +17,9 @@ use crate::start::{Board, Outlook, Parked, Waiter};
 /// How long a read waits for what a start brings soon before it asks for it itself.
 const PATIENCE: Duration = Duration::from_millis(60);
 
+/// How long a read waits for a start to say what it brings, and then for that.
+const OPEN_PATIENCE: Duration = Duration::from_millis(500);
+
 /// A read of a file.
 pub(super) struct Read {
     pub(super) ino: Ino,
@@ -78,16 +81,19 @@ impl Adapter {
             answered: CancellationToken::new(),
             forsaken: CancellationToken::new(),
         });
-        let is_near = matches!(outlook, Outlook::Near(_));
-        let mut patience = Duration::ZERO;
+        let (is_open, mut patience) = match outlook {
+            Outlook::Open(_) => (true, OPEN_PATIENCE),
+            Outlook::Near(_) => (false, PATIENCE),
+            _ => (false, Duration::ZERO),
+        };
         let mut span = None;
         match outlook {
-            Outlook::Near(key) | Outlook::Far(key) => {
+            Outlook::Near(key) | Outlook::Far(key) | Outlook::Open(key) => {
                 let waiter: Arc<dyn Waiter> = Arc::<Waiting>::clone(&waiting);
                 match board.park(key, &waiter) {
                     Parked::Here(group) => return waiting.complete(&group),
-                    Parked::Waits if is_near => patience = PATIENCE,
-                    Parked::Waits | Parked::Gone => {}
+                    Parked::Waits => {}
+                    Parked::Gone => patience = Duration::ZERO,
                 }
             }
             Outlook::Spanning(keys) => span = Some(board.span(keys)),
@@ -100,7 +106,10 @@ impl Adapter {
             // Dropped with the task, after the reply.
             let _span = span;
             let on_demand = async {
-                wait(&waiting, patience).await;
+                let is_forsaken = wait(&waiting, patience).await;
+                if is_open && is_forsaken {
+                    account.missed(len as u64);
+                }
                 let _demand = Board::demand(&board);
                 rootfs.read(ino, offset, len, &account).await
             };
@@ -130,12 +139,11 @@ impl Adapter {
     }
 }
 
-/// Leaves the start `patience`, as long as it may still bring the bytes.
-async fn wait(waiting: &Waiting, patience: Duration) {
+/// Leaves the start `patience`, as long as it may still bring the bytes. Tells whether it will not.
+async fn wait(waiting: &Waiting, patience: Duration) -> bool {
     if patience > Duration::ZERO {
-        tokio::select! {
-            () = waiting.forsaken.cancelled() => {}
-            () = tokio::time::sleep(patience) => {}
-        }
+        let forsaken = waiting.forsaken.cancelled();
+        return tokio::time::timeout(patience, forsaken).await.is_ok();
     }
+    false
 }

@@ -7,7 +7,8 @@
 //!
 //! Groups are named by chunk and position in it, so that files that share chunks share them too.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -58,6 +59,8 @@ pub enum Outlook {
     Near(GroupKey),
     /// They arrive, but late: it should be parked and go its own way at the same time.
     Far(GroupKey),
+    /// A start is under way that has not said yet what it brings: it should be parked until then.
+    Open(GroupKey),
     /// It goes beyond one group, of which some arrive: it goes its own way and says so.
     Spanning(Vec<GroupKey>),
 }
@@ -72,6 +75,8 @@ pub struct Board {
     /// Reads that wait for what they asked for themselves.
     demands: AtomicUsize,
     no_demand: Notify,
+    /// Somebody read what comes late.
+    sought: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +87,10 @@ struct State {
     spanned: HashMap<GroupKey, usize>,
     /// How far each start has come, in raw bytes.
     positions: HashMap<StartId, u64>,
+    /// Starts that have not said yet what they bring.
+    open: HashSet<StartId>,
+    /// Where in a start somebody read last whose group comes late.
+    sought: HashMap<StartId, u64>,
 }
 
 #[derive(Debug)]
@@ -90,6 +99,19 @@ enum Group {
     Expected { start: StartId, at: u64 },
     /// These are its bytes.
     Here { start: StartId, bytes: Bytes },
+}
+
+impl State {
+    /// Notes that a start has said what it brings. Returns the reads that nothing comes for, once
+    /// all starts have.
+    fn close(&mut self, start: StartId) -> Vec<Arc<dyn Waiter>> {
+        if !self.open.remove(&start) || !self.open.is_empty() {
+            return Vec::new();
+        }
+        let Self { groups, waiters, .. } = self;
+        let lost = waiters.extract_if(|key, _| !groups.contains_key(key));
+        lost.flat_map(|(_, waiters)| waiters).collect()
+    }
 }
 
 impl Group {
@@ -101,20 +123,36 @@ impl Group {
 }
 
 impl Board {
-    /// Begins a start. [`Board::end`] ends it.
+    /// Begins a start, of which [`Board::expect`] tells what it brings. [`Board::end`] ends it.
     pub fn begin(&self) -> StartId {
         let id = StartId(self.next_id.fetch_add(1, Ordering::Relaxed));
-        self.lock().positions.insert(id, 0);
+        let mut state = self.lock();
+        state.positions.insert(id, 0);
+        state.open.insert(id);
+        drop(state);
         self.active.fetch_add(1, Ordering::SeqCst);
         id
     }
 
-    /// Notes groups that a start will bring, with their positions in it.
+    /// Notes the groups that a start will bring, all of them, with their positions in it; once
+    /// more when their order changes. Reads that were parked until this is known and are of other
+    /// groups go their own way.
     pub fn expect(&self, start: StartId, groups: impl IntoIterator<Item = (GroupKey, u64)>) {
         let mut state = self.lock();
         for (key, at) in groups {
-            state.groups.entry(key).or_insert(Group::Expected { start, at });
+            match state.groups.entry(key) {
+                Entry::Vacant(entry) => {
+                    entry.insert(Group::Expected { start, at });
+                }
+                Entry::Occupied(mut entry) => match entry.get_mut() {
+                    Group::Expected { start: of, at: old } if *of == start => *old = at,
+                    Group::Expected { .. } | Group::Here { .. } => {}
+                },
+            }
         }
+        let given_up = state.close(start);
+        drop(state);
+        given_up.iter().for_each(|waiter| waiter.give_up());
     }
 
     /// Puts groups here and answers the reads that wait for them; the start has come to
@@ -158,9 +196,12 @@ impl Board {
         if state.positions.remove(&start).is_none() {
             return;
         }
+        state.sought.remove(&start);
+        let given_up = state.close(start);
         let own = state.groups.iter().filter(|(_, group)| group.start() == start);
         let gone: Vec<GroupKey> = own.map(|(key, _)| *key).collect();
         drop(state);
+        given_up.iter().for_each(|waiter| waiter.give_up());
         self.retire(gone);
         self.active.fetch_sub(1, Ordering::SeqCst);
     }
@@ -171,15 +212,23 @@ impl Board {
             return Outlook::Unknown;
         }
         let Some(groups) = Groups::of(manifest, ino, offset, len) else { return Outlook::Unknown };
-        let state = self.lock();
+        let mut state = self.lock();
         let mut bytes = Vec::with_capacity(groups.keys.len());
         for key in &groups.keys {
             match state.groups.get(key) {
                 Some(Group::Here { bytes: here, .. }) => bytes.push(here.clone()),
                 Some(Group::Expected { start, at }) if groups.keys.len() == 1 => {
-                    let position = state.positions.get(start).copied().unwrap_or(0);
-                    let is_near = at.saturating_sub(position) <= NEAR;
-                    return if is_near { Outlook::Near(*key) } else { Outlook::Far(*key) };
+                    let (start, at) = (*start, *at);
+                    let position = state.positions.get(&start).copied().unwrap_or(0);
+                    if at.saturating_sub(position) <= NEAR {
+                        return Outlook::Near(*key);
+                    }
+                    state.sought.insert(start, at);
+                    self.sought.notify_waiters();
+                    return Outlook::Far(*key);
+                }
+                None if groups.keys.len() == 1 && !state.open.is_empty() => {
+                    return Outlook::Open(*key);
                 }
                 Some(Group::Expected { .. }) | None => break,
             }
@@ -200,11 +249,22 @@ impl Board {
         let mut state = self.lock();
         match state.groups.get(&key) {
             Some(Group::Here { bytes, .. }) => Parked::Here(bytes.clone()),
-            Some(Group::Expected { .. }) => {
+            None if state.open.is_empty() => Parked::Gone,
+            Some(Group::Expected { .. }) | None => {
                 state.waiters.entry(key).or_default().push(Arc::clone(waiter));
                 Parked::Waits
             }
-            None => Parked::Gone,
+        }
+    }
+
+    /// Waits until somebody reads what a start brings late; returns its position.
+    pub async fn sought(&self, start: StartId) -> u64 {
+        loop {
+            let told = self.sought.notified();
+            if let Some(at) = self.lock().sought.remove(&start) {
+                return at;
+            }
+            told.await;
         }
     }
 
@@ -412,6 +472,47 @@ mod tests {
         board.end(start);
         assert!(board.is_empty());
         assert!(matches!(board.outlook(&manifest, ino, 0, 4096), Outlook::Unknown));
+    }
+
+    #[test]
+    fn until_a_start_says_what_it_brings_reads_wait_for_it() {
+        let (manifest, ino, bytes) = image();
+        let board = Board::default();
+        let start = board.begin();
+        let open = board.outlook(&manifest, ino, 0, 4096);
+        assert!(matches!(open, Outlook::Open(found) if found == key(0)));
+        let (brought, lost): (Arc<Noted>, Arc<Noted>) = Default::default();
+        for (noted, at) in [(&brought, 0), (&lost, 2)] {
+            let waiter: Arc<dyn Waiter> = Arc::<Noted>::clone(noted);
+            assert!(matches!(board.park(key(at), &waiter), Parked::Waits));
+        }
+        board.expect(start, [(key(0), 0)]);
+        assert_eq!(*lost.0.lock().unwrap(), [None]);
+        assert!(brought.0.lock().unwrap().is_empty());
+        board.deliver(start, [(key(0), group(&bytes, 0))], 0);
+        assert_eq!(*brought.0.lock().unwrap(), [Some(group(&bytes, 0))]);
+        assert!(matches!(board.outlook(&manifest, ino, 2 * GROUP as u64, 1), Outlook::Unknown));
+        // One that ends without having said anything.
+        let broken = board.begin();
+        let waiter: Arc<dyn Waiter> = Arc::<Noted>::clone(&lost);
+        assert!(matches!(board.park(key(2), &waiter), Parked::Waits));
+        board.end(broken);
+        assert_eq!(*lost.0.lock().unwrap(), [None, None]);
+    }
+
+    #[tokio::test]
+    async fn a_start_learns_where_it_is_read() {
+        let (manifest, ino, _) = image();
+        let board = Board::default();
+        let start = board.begin();
+        let late = |board: &Board| board.outlook(&manifest, ino, 2 * GROUP as u64, 1);
+        board.expect(start, [(key(0), 0), (key(2), 2 * NEAR)]);
+        assert!(matches!(late(&board), Outlook::Far(_)));
+        assert_eq!(board.sought(start).await, 2 * NEAR);
+        board.expect(start, [(key(0), 2 * NEAR), (key(2), 0)]);
+        assert!(matches!(late(&board), Outlook::Near(_)));
+        let again = tokio::time::timeout(Duration::from_millis(20), board.sought(start)).await;
+        assert!(again.is_err(), "nothing that comes late was read since");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use sway_core::manifest::PageGroups;
 use sway_core::trace::Trace;
 use tokio::sync::mpsc;
 
-use super::bring::{Bringing, Held, OnBoard};
+use super::bring::{Bringing, Held, Reading};
 use super::file::{StartFile, StartFiles};
 use super::plan::Plan;
 use super::push::push_all;
@@ -166,16 +166,21 @@ impl Work<'_> {
             self.shared.is_traced.send_replace(Some(true));
         }
         let Some(mount) = self.mount(&mut opened.inbox).await else { return };
+        // The job may read before the trace is here: what it reads comes with it, most likely, and
+        // page by page, so that frames can answer it.
+        let reading = (self.starts.mode() != TraceMode::Off).then(|| Reading::begin(&mount));
         self.shared.mount.send_replace(Mounting::Mounted(Arc::clone(&mount)));
-        let laid = match opened.has_trace {
-            true => self.lay(&mount, opened.inbox).await,
-            false => self.lay_donor(&mount).await,
+        let is_donated = !opened.has_trace;
+        let laid = match is_donated {
+            false => self.lay(&mount, opened.inbox).await,
+            true => self.lay_donor(&mount).await,
         };
         let key = &self.shared.key;
         mount.note_started(key.user.clone(), key.key.clone());
-        if let Some((plan, inbox)) = laid {
+        if let (Some((plan, inbox)), Some(reading)) = (laid, reading) {
             let _ = self.shared.trace.set(Arc::clone(plan.trace()));
-            self.bring(&mount, plan, inbox).await;
+            reading.board.expect(&plan);
+            self.bring(&mount, plan, inbox, reading, is_donated).await;
         }
     }
 
@@ -399,19 +404,29 @@ impl Work<'_> {
     }
 
     /// Brings the frames to the board and into the kernel.
-    async fn bring(&self, mount: &Arc<ImageMount>, plan: Arc<Plan>, inbox: Inbox) {
+    async fn bring(
+        &self,
+        mount: &Arc<ImageMount>,
+        plan: Arc<Plan>,
+        inbox: Inbox,
+        reading: Reading,
+        is_donated: bool,
+    ) {
         let is_pushed = self.shared.mode == TraceMode::Push && !mount.needs_shifted();
         self.shared.is_only_read.store(!is_pushed, Ordering::Relaxed);
+        let frames = 0..plan.trace().frames().len();
         let mut bringing = Bringing {
             work: self,
-            board: OnBoard::begin(mount, &plan),
+            board: reading.board,
             plan: &plan,
-            open: (0..plan.trace().frames().len()).filter(|at| plan.is_useful(*at)).collect(),
+            open: frames.clone().filter(|at| plan.is_useful(*at)).collect(),
+            ends: frames.map(|at| plan.span(at).end).collect(),
+            position: 0,
+            seeks: is_donated,
             pushes: None,
             held: Held::default(),
         };
-        // A read of one page lies in one page group, so that a frame can answer it.
-        let mut hold = Some(mount.hold_readahead());
+        let mut hold = Some(reading.hold);
         let (pushed, has_pushed) = tokio::sync::oneshot::channel();
         if is_pushed {
             let (pushes, frames) = mpsc::channel(PUSHES_MAX);

@@ -59,6 +59,9 @@ impl Traces {
     ) -> Result<Option<Trace>, RecordError> {
         let users = (!self.shares).then(|| vec![user.clone(), UserName::library()]);
         let known = self.db.traces(users).await?;
+        if known.is_empty() {
+            return Ok(None);
+        }
         let (manifest, key) = (Arc::clone(manifest), key.clone());
         let choosing = tokio::task::spawn_blocking(move || {
             let contents = Contents::of(&manifest);
