@@ -198,8 +198,10 @@ impl Drop for JobAhead {
     }
 }
 
-/// Misses of a job with a trace after which the trace counts as another program's.
-const TRACE_MISSES_MAX: u64 = 8;
+/// Misses of a job with a trace after which the trace counts as another program's. A trace of other
+/// images misses some twenty for a program that imports half of what theirs did: what the guesses
+/// would bring for it is several times what it needs.
+const TRACE_MISSES_MAX: u64 = 32;
 
 impl Predictor {
     /// Guesses for the image of `manifest`; nothing is asked for yet.
@@ -243,8 +245,8 @@ impl Predictor {
         JobAhead { predictor: Arc::clone(self), account }
     }
 
-    /// The same for a job that a trace is pushed for: nothing is guessed until so much is missed
-    /// that the trace must be another program's.
+    /// The same for a job that a trace is pushed for: only what lies near a miss is guessed, until
+    /// so much is missed that the trace must be another program's.
     pub fn of_traced_job(self: &Arc<Self>, spec: &JobSpec) {
         self.tell(News::Traced(Box::new(spec.clone())));
     }
@@ -356,13 +358,14 @@ impl Predictor {
         }
         state.background.misses += 1;
         if !state.is_on {
-            // Nobody but traced jobs so far.
-            if state.background.misses >= TRACE_MISSES_MAX
-                && let Some(spec) = state.traced.take()
-            {
-                self.begin(state, &spec);
+            // Nobody but traced jobs so far, for which only what lies near a miss is fetched.
+            match state.traced.take() {
+                None => return,
+                Some(spec) if state.background.misses >= TRACE_MISSES_MAX => {
+                    self.begin(state, &spec);
+                }
+                traced => state.traced = traced,
             }
-            return;
         }
         let misses = state.misses.entry(counted).or_insert(0);
         *misses += 1;

@@ -163,22 +163,28 @@ async fn small_files_next_to_a_missed_one_come_with_it() {
 }
 
 #[tokio::test]
-async fn beside_a_trace_nothing_is_guessed_until_it_proves_to_be_another_program_s() {
-    let names: Vec<String> = (0..40).map(|number| format!("d{}/f{number}", number % 20)).collect();
-    let files: Vec<(&str, Vec<u8>)> =
-        names.iter().map(|name| (name.as_str(), text(name))).collect();
+async fn beside_a_trace_only_neighbours_are_guessed_until_it_proves_to_be_another_program_s() {
+    let names: Vec<String> = (0..60).map(|number| format!("d{}/f{number}", number % 30)).collect();
+    let mut files = python();
+    files.extend(names.iter().map(|name| (name.as_str(), text(name))));
     let built = build(&files, Background::Off);
-    built.predictor().of_traced_job(&script("print()"));
-    for name in &names[..5] {
+    built.predictor().of_traced_job(&script("#!/usr/bin/python3.11\nimport p\n"));
+    let imported = "usr/lib/python3.11/site-packages/p/__init__.py";
+    built.read(&names[0], 0).await;
+    built.settled().await;
+    assert!(built.was_asked(&names[30]), "its neighbour");
+    // Their neighbours are guessed, so these are the misses.
+    for name in &names[1..30] {
         built.read(name, 0).await;
     }
     built.settled().await;
-    assert_eq!(built.asked().len(), 5);
-    for name in &names[5..15] {
-        built.read(name, 0).await;
+    assert!(!built.was_asked(imported));
+    for file in ["t.py", "q.py"].map(|name| format!("usr/lib/python3.11/site-packages/p/{name}")) {
+        built.read(&file, 0).await;
     }
+    built.read("usr/lib/python3.11/unused.py", 0).await;
     built.settled().await;
-    assert!(built.asked().len() > 15);
+    assert!(built.was_asked("usr/lib/python3.11/site-packages/deep/down.py"));
 }
 
 #[tokio::test]
