@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use fs_err as fs;
 
-use crate::process::pause;
+use crate::process::{output, pause};
 
 /// How long something that just ended may keep its directory busy.
 const REMOVE_DEADLINE: Duration = Duration::from_secs(10);
@@ -19,8 +19,17 @@ pub(crate) fn drop_caches() -> Result<()> {
     fs::write("/proc/sys/vm/drop_caches", "3").context("emptying the page cache needs root")
 }
 
-/// Reads every file below `root`, so that a server on this machine has them in the page cache
-/// as a remote one's would be.
+/// Makes an empty directory whose files stay in memory, whatever is dropped: what a server on this
+/// machine has there it need not read from a disk, as a remote one would not. `remove` ends it.
+pub(crate) fn in_memory(path: &Path) -> Result<()> {
+    remove(path)?;
+    fs::create_dir_all(path)?;
+    let mut mount = Command::new("mount");
+    mount.args(["-t", "tmpfs", "-o", "size=12g,mode=0700", "tmpfs"]).arg(path);
+    output(&mut mount).map(drop)
+}
+
+/// Reads every file below `root`, so that they lie in the page cache as after a build.
 pub(crate) fn warm(root: &Path) -> Result<()> {
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -69,6 +78,20 @@ fn unmount_below(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The first line that a program prints, if it runs.
+pub(crate) fn first_line(command: &mut Command) -> Option<String> {
+    let output = command.output().ok().filter(|output| output.status.success())?;
+    String::from_utf8_lossy(&output.stdout).lines().next().map(|line| line.trim().to_owned())
+}
+
+/// Today, and the commit of the checkout.
+pub(crate) fn measured(project: &Path) -> String {
+    let day = first_line(Command::new("date").args(["-u", "+%Y-%m-%d"])).unwrap_or_default();
+    let mut git = Command::new("git");
+    git.arg("-C").arg(project).args(["describe", "--always", "--dirty"]);
+    first_line(&mut git).map_or_else(|| day.clone(), |commit| format!("{day} at {commit}"))
+}
+
 /// Processor, cores, memory, kernel, runc: a line each.
 pub(crate) fn describe(data: &Path) -> Vec<(String, String)> {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -78,10 +101,7 @@ pub(crate) fn describe(data: &Path) -> Vec<(String, String)> {
     let kib = field(&memory, "MemTotal")
         .and_then(|text| text.split(' ').next().and_then(|kib| kib.parse::<u64>().ok()));
     let said = |program: &str, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).output().ok();
-        let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-        text.and_then(|text| text.lines().next().map(|line| line.trim().to_owned()))
-            .unwrap_or_else(|| "unknown".to_owned())
+        first_line(Command::new(program).args(arguments)).unwrap_or_else(|| "unknown".to_owned())
     };
     let filesystem = Command::new("stat").args(["-f", "-c", "%T"]).arg(data).output();
     let filesystem = filesystem.map_or_else(
@@ -97,7 +117,6 @@ pub(crate) fn describe(data: &Path) -> Vec<(String, String)> {
         ("kernel".to_owned(), said("uname", &["-sr"])),
         ("filesystem".to_owned(), filesystem),
         ("runc".to_owned(), said("runc", &["--version"])),
-        ("date".to_owned(), said("date", &["-u", "+%Y-%m-%d"])),
     ]
 }
 

@@ -26,7 +26,7 @@ use crate::arms::Peers;
 use crate::arms::sway::Installation;
 use crate::groups::{Bench, Group};
 use crate::images::Workloads;
-use crate::row::Row;
+use crate::row::{Row, Rows};
 
 /// Native `runc run`, `sway run` and the peers, side by side.
 #[derive(Debug, Parser)]
@@ -52,7 +52,10 @@ struct Arguments {
     /// Where raw rows go
     #[arg(long)]
     out: PathBuf,
-    /// Write docs/benchmarks.md and its plots
+    /// Add to the rows of the groups that are measured instead of taking their place
+    #[arg(long)]
+    add: bool,
+    /// Write docs/benchmarks.md and its plots, from the rows of all groups
     #[arg(long)]
     document: bool,
     /// Report on the rows that are there instead of measuring
@@ -70,21 +73,30 @@ async fn main() -> Result<()> {
 
 fn run(arguments: Arguments) -> Result<()> {
     let out = arguments.out.clone();
-    let file = out.join("rows.json");
+    // A quick run says less: it leaves the rows of others alone.
+    let file = out.join(if arguments.quick { "quick.jsonl" } else { "rows.jsonl" });
+    let groups = if arguments.only.is_empty() {
+        clap::ValueEnum::value_variants().to_vec()
+    } else {
+        arguments.only.clone()
+    };
+    let cells: Vec<&str> = groups.iter().flat_map(|group| group.cells()).copied().collect();
     let project = arguments.project.clone();
     let document = arguments.document;
     let rows: Vec<Row> = if arguments.report {
-        serde_json::from_slice(&fs::read(&file)?)?
+        row::read(&file)?
     } else {
         fs::create_dir_all(&out)?;
-        let mut bench = bench(arguments, file.clone())?;
+        let rows =
+            Rows::open(&file, |cell| arguments.add || !cells.contains(&cell.group.as_str()))?;
+        let mut bench = bench(arguments, groups, rows)?;
         let result = bench.run();
         machine::remove(&bench.scratch)?;
         result?;
-        bench.rows
+        bench.rows.all().to_vec()
     };
     let figures = stats::figures(&rows);
-    print(&report::tables(&figures));
+    print(&report::tables(&figures, &cells));
     if document {
         let text = report::document(&figures, &machine::describe(&out));
         fs::write(project.join("docs/benchmarks.md"), text)?;
@@ -97,16 +109,11 @@ fn run(arguments: Arguments) -> Result<()> {
     Ok(())
 }
 
-fn bench(arguments: Arguments, file: PathBuf) -> Result<Bench> {
+fn bench(arguments: Arguments, groups: Vec<Group>, rows: Rows) -> Result<Bench> {
     let scratch = arguments.out.join("data");
     machine::remove(&scratch)?;
     fs::create_dir_all(&scratch)?;
     let scratch = fs::canonicalize(scratch)?;
-    let groups = if arguments.only.is_empty() {
-        clap::ValueEnum::value_variants().to_vec()
-    } else {
-        arguments.only
-    };
     Ok(Bench {
         installation: Installation {
             binaries: fs::canonicalize(arguments.binaries)?,
@@ -119,9 +126,10 @@ fn bench(arguments: Arguments, file: PathBuf) -> Result<Bench> {
         groups,
         quick: arguments.quick,
         rounds: arguments.rounds,
+        kept: arguments.out.join("estargz"),
+        measured: machine::measured(&arguments.project),
         scratch,
-        file,
-        rows: Vec::new(),
+        rows,
     })
 }
 

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 pub(crate) struct Bar {
     /// Who.
     pub(crate) label: String,
-    /// How much; none where a run was wrong.
+    /// How much; none where a run failed.
     pub(crate) value: Option<f64>,
     /// Drawn in the accent colour.
     pub(crate) ours: bool,
@@ -82,7 +82,7 @@ pub(crate) fn draw(heading: &str, panels: &[Panel], line: Option<f64>, unit: &st
             ));
             let width = bar.value.unwrap_or_default() * scale;
             let class = if bar.ours { "bar ours" } else { "bar" };
-            let shown = bar.value.map_or_else(|| "wrong".to_owned(), |value| number(value) + unit);
+            let shown = bar.value.map_or_else(|| "none".to_owned(), |value| number(value) + unit);
             put(format_args!(
                 "<rect class=\"{class}\" x=\"{left:.1}\" y=\"{top:.1}\" width=\"{width:.1}\" \
                  height=\"{BAR_HEIGHT}\" rx=\"2\"/>\n<text x=\"{:.1}\" y=\"{middle:.1}\">{shown}\
@@ -145,10 +145,10 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_run_is_no_bar() {
+    fn a_failed_run_is_no_bar() {
         let panel = Panel { title: "t".to_owned(), bars: vec![bar("x", None)] };
         let svg = draw("h", &[panel], None, "");
-        assert!(svg.contains(">wrong<") && svg.contains("width=\"0.0\""), "{svg}");
+        assert!(svg.contains(">none<") && svg.contains("width=\"0.0\""), "{svg}");
     }
 
     #[test]

@@ -3,7 +3,11 @@
 use std::fmt::Write as _;
 
 use crate::plot::{Bar, Panel, draw, number};
+use crate::row::Cell;
 use crate::stats::Figures;
+
+/// What is told of a reason.
+const REASON_CHARS_MAX: usize = 300;
 
 /// A group of cells as it is told.
 struct Section {
@@ -21,8 +25,8 @@ const SECTIONS: [Section; 10] = [
         title: "Cold start",
         text: "Page cache dropped, caches of worker or daemon empty. \"Nothing known\": no trace of \
                the image, and a worker that has never run anything. \"Another image shares \
-               files\": likewise, but the worker has run W2, whose image has W1's layers below its \
-               own; its caches are empty.",
+               files\": likewise, but the worker has run the other workload; its caches are empty. \
+               W2's image has W1's layers below its own.",
         base: ("cold", "native"),
         plot: true,
     },
@@ -87,15 +91,18 @@ const SECTIONS: [Section; 10] = [
         group: "export",
         title: "Export",
         text: "From an OCI layout to an empty fileserver, layers decompressed on the way; \
-               `nydus-image create` reads the unpacked tree. What is read lies in the page cache.",
+               `nydus-image create` reads the unpacked tree. What is read lies in the page cache. \
+               \"One file changed\": in the last layer, which holds nothing else. \"One file of a \
+               big layer changed\": the whole image is one layer, and the file is in it.",
         base: ("export", "nydus-image create"),
         plot: true,
     },
 ];
 
-/// Every group that was measured, as Markdown.
-pub(crate) fn tables(figures: &[Figures]) -> String {
-    SECTIONS.iter().filter_map(|section| table(section, figures)).collect::<Vec<_>>().join("\n")
+/// The tables of some groups as Markdown, as far as they were measured.
+pub(crate) fn tables(figures: &[Figures], groups: &[&str]) -> String {
+    let asked = SECTIONS.iter().filter(|section| groups.contains(&section.group));
+    asked.filter_map(|section| table(section, figures)).collect::<Vec<_>>().join("\n")
 }
 
 fn table(section: &Section, figures: &[Figures]) -> Option<String> {
@@ -121,14 +128,26 @@ fn table(section: &Section, figures: &[Figures]) -> Option<String> {
             text.push_str(&line(row, ratio(section, row, figures)));
         }
     }
-    for row in ours.iter().filter(|row| row.wrong.is_some()) {
-        let why = row.wrong.clone().unwrap_or_default().replace('\n', " ");
-        let short: String = why.chars().take(200).collect();
-        let cell = &row.cell;
-        writeln!(text, "\n{} {} {}: wrong: {short}", cell.workload, cell.network, cell.arm)
-            .expect("a string takes all");
+    for (why, cells) in failures(&ours) {
+        writeln!(text, "\nNo figure: {} ({why}).", cells.join("; ")).expect("a string takes all");
     }
     Some(text)
+}
+
+/// What has no figure, by the reason, in the order of the rows.
+fn failures(rows: &[&Figures]) -> Vec<(String, Vec<String>)> {
+    let mut failures: Vec<(String, Vec<String>)> = Vec::new();
+    for row in rows {
+        let Some(why) = &row.failure else { continue };
+        let why: String = why.replace('\n', " ").chars().take(REASON_CHARS_MAX).collect();
+        let Cell { workload, network, arm, .. } = &row.cell;
+        let cell = format!("{workload} {network} {arm}");
+        match failures.iter_mut().find(|(other, _)| *other == why) {
+            Some((_, cells)) => cells.push(cell),
+            None => failures.push((why, vec![cell])),
+        }
+    }
+    failures
 }
 
 fn line(row: &Figures, ratio: Option<f64>) -> String {
@@ -137,7 +156,7 @@ fn line(row: &Figures, ratio: Option<f64>) -> String {
     };
     let (median, min) = match row.wall {
         Some((median, min)) => (format!("{median:.3}"), format!("{min:.3}")),
-        None => ("wrong".to_owned(), "–".to_owned()),
+        None => ("none".to_owned(), "–".to_owned()),
     };
     let mega = |bytes: Option<f64>| shown(bytes.map(|bytes| bytes / 1e6), 1);
     let mut operations: Vec<_> = row.fuse.iter().collect();
@@ -207,7 +226,7 @@ fn panels(section: &Section, figures: &[Figures]) -> Vec<Panel> {
             network => format!("{}, {network}", row.cell.workload),
         };
         let ratio = ratio(section, row, figures);
-        if ratio.is_none() && row.wrong.is_none() {
+        if ratio.is_none() && row.failure.is_none() {
             continue;
         }
         let arm = &row.cell.arm;
@@ -234,16 +253,17 @@ const METHOD: &str = "\
   writes its disk cache.
 - **Network.** Clients reach the server through a TCP proxy on this machine that models round-trip
   time, bandwidth and TCP slow start, without loss. N1: 2 ms, 1 Gbit/s. N2: 20 ms, 500 Mbit/s.
-- **The server is warm**: fileserver and registry are on this machine, so their stores are read
-  once into the page cache after it was dropped, for every arm alike. A remote server's would be.
+- **The server is warm**: fileserver and registry are on this machine and keep their stores in
+  memory (tmpfs), so that emptying the page cache does not make them read a disk.
 - **Traces** are those of one first run, as a user's first run leaves them. Before every cold run
   the fileserver's traces are put back to that state, so that no run learns from the one before.
 - **Peers.** containerd pulls gzipped layers and unpacks them to overlayfs. Nydus (RAFS v6, default
   settings) runs as a daemon already; its start fetches the bootstrap, mounts and runs runc on the
-  mount; its prefetch list holds the files that this very program reads, in order. eStargz is
-  optimised for this very program.
+  mount; its prefetch list holds the files that this very program reads, in order. eStargz runs
+  with its snapshotter's default settings; optimised means for this very program.
 - **Arms alternate** within each round; medians and minima are over rounds. An arm with a wrong
-  output in any round has no figure.
+  output in any round has no figure, nor has one that could not run: the reason stands below the
+  table.
 - **CPU s**: user and system time of the daemon, of what it waited for, and of the command. What a
   daemon starts and does not wait for is missing there; *machine's CPU s* is the busy time of the
   whole machine without the proxy, other work and the server included.
@@ -254,7 +274,7 @@ const METHOD: &str = "\
 /// docs/benchmarks.md.
 pub(crate) fn document(figures: &[Figures], machine: &[(String, String)]) -> String {
     let mut text = String::from(
-        "# Benchmarks\n\nWritten by `bench/run`; the raw rows stay in `bench/out/rows.json`. \
+        "# Benchmarks\n\nWritten by `bench/run`; the raw rows stay in `bench/out/rows.jsonl`. \
          Ratios are medians against native in the same run: below 1 is faster.\n\n",
     );
     for (name, _) in plots(figures) {
@@ -264,9 +284,35 @@ pub(crate) fn document(figures: &[Figures], machine: &[(String, String)]) -> Str
     for (what, value) in machine {
         writeln!(text, "| {what} | {value} |").expect("a string takes all");
     }
-    let runs = figures.iter().map(|row| row.runs).min().unwrap_or_default();
-    writeln!(text, "| least runs of a cell | {runs} |").expect("a string takes all");
-    format!("{text}\n{METHOD}\n{}", tables(figures))
+    for (what, value) in provenance(figures) {
+        writeln!(text, "| {what} | {value} |").expect("a string takes all");
+    }
+    let sections: Vec<String> = SECTIONS
+        .iter()
+        .map(|section| {
+            table(section, figures)
+                .unwrap_or_else(|| format!("## {}\n\nNot measured.\n", section.title))
+        })
+        .collect();
+    format!("{text}\n{METHOD}\n{}", sections.join("\n"))
+}
+
+/// What the figures come from: days and commits, programs, how many runs.
+fn provenance(figures: &[Figures]) -> Vec<(String, String)> {
+    let mut measured: Vec<&str> =
+        figures.iter().flat_map(|row| &row.measured).map(String::as_str).collect();
+    measured.sort_unstable();
+    measured.dedup();
+    let mut lines = vec![("measured".to_owned(), measured.join("; "))];
+    for row in figures {
+        let Some(program) = &row.program else { continue };
+        if !lines.iter().any(|(arm, _)| *arm == row.cell.arm) {
+            lines.push((row.cell.arm.clone(), program.clone()));
+        }
+    }
+    let runs = figures.iter().filter(|row| row.failure.is_none()).map(|row| row.runs).min();
+    lines.push(("least runs of a cell".to_owned(), runs.unwrap_or_default().to_string()));
+    lines
 }
 
 #[cfg(test)]
@@ -279,29 +325,40 @@ mod tests {
         let row = |group: &str, arm: &str, wall_s: Option<f64>| Row {
             cell: Cell::new(group, "W1", "N2", arm),
             round: 0,
+            measured: "today".to_owned(),
             sample: wall_s.map(|wall_s| Sample { wall_s, ..Sample::default() }),
-            wrong: wall_s.is_none().then(|| "the output\nis wrong".to_owned()),
+            failure: wall_s.is_none().then(|| "the output\nis wrong".to_owned()),
         };
         vec![
             row("cold", "native", Some(0.4)),
             row("cold", "Sway, trace pushed", Some(0.38)),
             row("cold", "Nydus", None),
+            row("cold", "eStargz", None),
             row("restart", "Sway, worker restarted", Some(0.36)),
         ]
     }
 
     #[test]
     fn ratios_are_to_native_cold_also_after_a_restart() {
-        let text = tables(&stats::figures(&rows()));
+        let text = tables(&stats::figures(&rows()), &["cold", "restart"]);
         assert!(text.contains("| W1 | N2 | Sway, trace pushed | 0.380 | 0.380 | 0.95 |"), "{text}");
         assert!(text.contains("| W1 | N2 | Sway, worker restarted | 0.360 | 0.360 | 0.90 |"));
     }
 
     #[test]
-    fn a_wrong_arm_has_no_figure_and_says_why() {
-        let text = tables(&stats::figures(&rows()));
-        assert!(text.contains("| W1 | N2 | Nydus | wrong | – | – |"), "{text}");
-        assert!(text.contains("W1 N2 Nydus: wrong: the output is wrong"), "{text}");
+    fn arms_without_a_figure_say_why() {
+        let text = tables(&stats::figures(&rows()), &["cold"]);
+        assert!(text.contains("| W1 | N2 | Nydus | none | – | – |"), "{text}");
+        let reason = "No figure: W1 N2 Nydus; W1 N2 eStargz (the output is wrong).";
+        assert!(text.contains(reason), "{text}");
+    }
+
+    #[test]
+    fn groups_that_were_not_asked_for_are_not_shown_and_those_without_rows_are_told() {
+        let figures = stats::figures(&rows());
+        assert!(!tables(&figures, &["cold"]).contains("Worker restarted"));
+        let text = document(&figures, &[]);
+        assert!(text.contains("## Export\n\nNot measured.\n"), "{text}");
     }
 
     #[test]
@@ -314,5 +371,7 @@ mod tests {
             assert!(text.contains(&format!("benchmarks/{name}.svg")));
         }
         assert!(text.contains("| kernel | Linux 6 |"));
+        assert!(text.contains("| measured | today |"));
+        assert!(text.contains("| least runs of a cell | 1 |"));
     }
 }

@@ -1,7 +1,15 @@
 //! What one measured run left behind: the raw rows that tables and plots are made of.
+//!
+//! They lie in a file, a line each, written as they come, so that an interruption loses nothing.
+//! Measuring a group takes the place of its rows and leaves those of other groups, so that one
+//! document can be made of several runs.
 
 use std::collections::BTreeMap;
+use std::io::{ErrorKind, Write as _};
+use std::path::Path;
 
+use anyhow::{Context, Result};
+use fs_err as fs;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -46,6 +54,9 @@ pub(crate) struct Sample {
     pub(crate) connections: Option<u64>,
     /// Most memory that the daemon had resident.
     pub(crate) peak_rss_bytes: Option<u64>,
+    /// What ran, with its version, where that is not told elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) program: Option<String>,
     /// FUSE requests by operation.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) fuse: BTreeMap<String, u64>,
@@ -62,9 +73,116 @@ pub(crate) struct Row {
     pub(crate) cell: Cell,
     /// Round, from 0.
     pub(crate) round: u32,
-    /// Its figures; none where it failed or its output was wrong.
+    /// Day and commit.
+    pub(crate) measured: String,
+    /// Its figures; none where it could not run, failed, or had a wrong output.
     pub(crate) sample: Option<Sample>,
-    /// What was wrong.
+    /// Why there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) wrong: Option<String>,
+    pub(crate) failure: Option<String>,
+}
+
+/// Rows, in memory and in their file.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    rows: Vec<Row>,
+    file: fs::File,
+}
+
+impl Rows {
+    /// Opens a file to add to, made where there is none; of the rows in it those stay that `keep`
+    /// says.
+    pub(crate) fn open(path: &Path, keep: impl Fn(&Cell) -> bool) -> Result<Self> {
+        let mut rows = match fs::metadata(path) {
+            Ok(_) => read(path)?,
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error.into()),
+        };
+        rows.retain(|row: &Row| keep(&row.cell));
+        // Written beside and renamed: what is kept is never half there.
+        let beside = path.with_extension("new");
+        let mut file = fs::File::create(&beside)?;
+        for row in &rows {
+            write(&mut file, row)?;
+        }
+        fs::rename(&beside, path)?;
+        Ok(Self { rows, file })
+    }
+
+    /// Adds one.
+    pub(crate) fn add(&mut self, row: Row) -> Result<()> {
+        let written = write(&mut self.file, &row);
+        self.rows.push(row);
+        written
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> &[Row] {
+        &self.rows
+    }
+}
+
+fn write(file: &mut fs::File, row: &Row) -> Result<()> {
+    let mut line = serde_json::to_vec(row)?;
+    line.push(b'\n');
+    Ok(file.write_all(&line)?)
+}
+
+/// The rows of a file. A last line that was not written to its end is no row.
+pub(crate) fn read(path: &Path) -> Result<Vec<Row>> {
+    let text = fs::read_to_string(path)?;
+    text.split_inclusive('\n')
+        .filter(|line| line.ends_with('\n'))
+        .enumerate()
+        .map(|(index, line)| {
+            serde_json::from_str(line)
+                .with_context(|| format!("line {} of {} is no row", index + 1, path.display()))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(group: &str, round: u32) -> Row {
+        Row {
+            cell: Cell::new(group, "W1", "N1", "native"),
+            round,
+            measured: "today".to_owned(),
+            sample: Some(Sample::default()),
+            failure: None,
+        }
+    }
+
+    fn kept(path: &Path) -> Vec<(String, u32)> {
+        read(path).unwrap().into_iter().map(|row| (row.cell.group, row.round)).collect()
+    }
+
+    #[test]
+    fn a_later_run_takes_the_place_of_its_groups_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl");
+        let mut rows = Rows::open(&path, |_| true).unwrap();
+        rows.add(row("cold", 0)).unwrap();
+        rows.add(row("hot", 1)).unwrap();
+        let mut rows = Rows::open(&path, |cell| cell.group != "hot").unwrap();
+        rows.add(row("hot", 2)).unwrap();
+        assert_eq!(rows.all().len(), 2);
+        assert_eq!(kept(&path), [("cold".to_owned(), 0), ("hot".to_owned(), 2)]);
+    }
+
+    #[test]
+    fn a_line_that_was_cut_is_no_row_and_the_others_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl");
+        Rows::open(&path, |_| true).unwrap().add(row("cold", 0)).unwrap();
+        let whole = fs::read_to_string(&path).unwrap();
+        fs::write(&path, format!("{whole}{}", &whole[..20])).unwrap();
+        assert_eq!(kept(&path), [("cold".to_owned(), 0)]);
+        Rows::open(&path, |_| true).unwrap().add(row("cold", 1)).unwrap();
+        assert_eq!(kept(&path), [("cold".to_owned(), 0), ("cold".to_owned(), 1)]);
+        fs::write(&path, format!("{{}}\n{whole}")).unwrap();
+        read(&path).unwrap_err();
+    }
 }

@@ -11,7 +11,7 @@ pub(crate) struct Figures {
     pub(crate) cell: Cell,
     /// Runs that count.
     pub(crate) runs: usize,
-    /// Median and minimum of the wall time, in seconds; none where a run was wrong.
+    /// Median and minimum of the wall time, in seconds; none where a run failed.
     pub(crate) wall: Option<(f64, f64)>,
     /// Medians of what a run reports beside.
     pub(crate) cpu_s: Option<f64>,
@@ -20,10 +20,14 @@ pub(crate) struct Figures {
     pub(crate) requests: Option<f64>,
     pub(crate) connections: Option<f64>,
     pub(crate) peak_rss_bytes: Option<f64>,
+    /// Days and commits of its runs.
+    pub(crate) measured: Vec<String>,
+    /// What ran, with its version.
+    pub(crate) program: Option<String>,
     /// FUSE requests of the last run, by operation.
     pub(crate) fuse: BTreeMap<String, u64>,
-    /// The first thing that was wrong.
-    pub(crate) wrong: Option<String>,
+    /// Why there is no time: the first failure.
+    pub(crate) failure: Option<String>,
 }
 
 /// The middle value; the mean of the two in the middle of an even number.
@@ -35,7 +39,7 @@ pub(crate) fn median(values: &[f64]) -> Option<f64> {
     Some(f64::midpoint(sorted[middle], sorted[upper]))
 }
 
-/// One row of figures for each cell. A cell with a wrong run has no wall time: a median of the
+/// One row of figures for each cell. A cell with a failed run has no wall time: a median of the
 /// runs that happened to be right would say more than was measured.
 pub(crate) fn figures(rows: &[Row]) -> Vec<Figures> {
     let mut cells: Vec<&Cell> = Vec::new();
@@ -50,7 +54,9 @@ pub(crate) fn figures(rows: &[Row]) -> Vec<Figures> {
 fn of_cell(cell: &Cell, rows: &[Row]) -> Figures {
     let rows: Vec<&Row> = rows.iter().filter(|row| row.cell == *cell).collect();
     let samples: Vec<&Sample> = rows.iter().filter_map(|row| row.sample.as_ref()).collect();
-    let wrong = rows.iter().find_map(|row| row.wrong.clone());
+    let failure = rows.iter().find_map(|row| row.failure.clone());
+    let mut measured: Vec<String> = rows.iter().map(|row| row.measured.clone()).collect();
+    measured.dedup();
     let walls: Vec<f64> = samples.iter().map(|sample| sample.wall_s).collect();
     let of = |value: fn(&Sample) -> Option<f64>| {
         median(&samples.iter().filter_map(|sample| value(sample)).collect::<Vec<f64>>())
@@ -59,7 +65,7 @@ fn of_cell(cell: &Cell, rows: &[Row]) -> Figures {
         cell: cell.clone(),
         runs: samples.len(),
         wall: median(&walls)
-            .filter(|_| wrong.is_none())
+            .filter(|_| failure.is_none())
             .map(|median| (median, walls.iter().copied().fold(f64::INFINITY, f64::min))),
         cpu_s: of(|sample| sample.cpu_s),
         machine_cpu_s: of(|sample| sample.machine_cpu_s),
@@ -67,8 +73,10 @@ fn of_cell(cell: &Cell, rows: &[Row]) -> Figures {
         requests: of(|sample| sample.requests.map(float)),
         connections: of(|sample| sample.connections.map(float)),
         peak_rss_bytes: of(|sample| sample.peak_rss_bytes.map(float)),
+        measured,
+        program: samples.iter().find_map(|sample| sample.program.clone()),
         fuse: samples.last().map(|sample| sample.fuse.clone()).unwrap_or_default(),
-        wrong,
+        failure,
     }
 }
 
@@ -85,8 +93,9 @@ mod tests {
         Row {
             cell: Cell::new("cold", "W1", "N1", arm),
             round: 0,
+            measured: "today".to_owned(),
             sample: wall_s.map(|wall_s| Sample { wall_s, ..Sample::default() }),
-            wrong: wall_s.is_none().then(|| "output".to_owned()),
+            failure: wall_s.is_none().then(|| "output".to_owned()),
         }
     }
 
@@ -107,10 +116,10 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_run_takes_the_figure_of_its_cell() {
+    fn a_failed_run_takes_the_figure_of_its_cell() {
         let rows = [row("a", Some(1.0)), row("a", None)];
         let figures = figures(&rows);
         assert_eq!(figures[0].wall, None);
-        assert_eq!(figures[0].wrong.as_deref(), Some("output"));
+        assert_eq!(figures[0].failure.as_deref(), Some("output"));
     }
 }

@@ -8,7 +8,7 @@ use fs_err as fs;
 
 use super::native::{environment, interpreter};
 use super::registry::Registry;
-use super::{CPUS, MEMORY_BYTES, Peers, Wire};
+use super::{CPUS, MEMORY_BYTES, Peers, Wire, given, version};
 use crate::images::{Program, Workload};
 use crate::link::Network;
 use crate::machine::{drop_caches, remove};
@@ -89,6 +89,12 @@ impl Containerd {
     }
 }
 
+/// Whether there is all that `cold` needs.
+pub(crate) fn check(peers: &Peers) -> Result<()> {
+    given(peers.containerd.as_ref(), "--containerd")?;
+    given(peers.ctr.as_ref(), "--ctr").map(drop)
+}
+
 /// A full pull on an empty containerd, then a run.
 pub(crate) fn cold(
     peers: &Peers,
@@ -97,20 +103,20 @@ pub(crate) fn cold(
     workload: &Workload,
     scratch: &Path,
 ) -> Result<Sample> {
-    let program = peers.containerd.as_ref().context("no containerd")?;
-    let client = peers.ctr.as_ref().context("no ctr")?;
+    let program = given(peers.containerd.as_ref(), "--containerd")?;
+    let client = given(peers.ctr.as_ref(), "--ctr")?;
     let folder = scratch.join("containerd");
     remove(&folder)?;
     let containerd = Containerd::start(program, &folder, "")?;
     let wire = Wire::new(network, registry.address)?;
     let reference = format!("{}/{}:latest", wire.proxy.address, workload.image.name);
+    let version = version(program);
     drop_caches()?;
-    registry.warm()?;
     let sample = wire.count(|| {
         let meter = Meter::start(&[containerd.pid()]);
         output(containerd.client(client).args(["images", "pull", "--plain-http", &reference]))?;
         let run = output(&mut containerd.run(client, "overlayfs", &reference, &workload.program))?;
-        let sample = meter.stop();
+        let sample = Sample { program: version, ..meter.stop() };
         workload.program.check(&run.stdout)?;
         Ok(sample)
     });

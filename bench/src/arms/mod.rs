@@ -9,12 +9,14 @@ pub(crate) mod registry;
 pub(crate) mod stargz;
 pub(crate) mod sway;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::Ordering;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::link::Network;
+use crate::machine::first_line;
 use crate::proxy::Proxy;
 use crate::row::Sample;
 
@@ -47,6 +49,16 @@ pub(crate) struct Peers {
     /// Its client
     #[arg(long)]
     pub(crate) ctr_remote: Option<PathBuf>,
+}
+
+/// A program that a flag names.
+pub(crate) fn given<'a>(program: Option<&'a PathBuf>, flag: &str) -> Result<&'a Path> {
+    program.map(PathBuf::as_path).with_context(|| format!("{flag} is not given"))
+}
+
+/// What a program says of its version.
+pub(crate) fn version(program: &Path) -> Option<String> {
+    first_line(Command::new(program).arg("--version"))
 }
 
 /// A network in front of a server, with what went through it.

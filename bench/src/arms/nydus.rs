@@ -6,13 +6,13 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use fs_err as fs;
 use serde_json::json;
 
 use super::native::Native;
 use super::registry::Registry;
-use super::{Peers, Wire};
+use super::{Peers, Wire, given, version};
 use crate::images::{Image, Workload};
 use crate::link::Network;
 use crate::machine::{drop_caches, remove};
@@ -36,7 +36,7 @@ pub(crate) fn create(
     list: Option<&[String]>,
     dictionary: Option<&Path>,
 ) -> Result<Sample> {
-    let program = peers.nydus_image.as_ref().context("no nydus-image")?;
+    let program = given(peers.nydus_image.as_ref(), "--nydus-image")?;
     remove(folder)?;
     fs::create_dir_all(folder.join("blobs"))?;
     let mut command = Command::new(program);
@@ -62,7 +62,7 @@ pub(crate) fn create(
     Ok(meter.stop())
 }
 
-/// Converts an image and pushes the result.
+/// Converts an image and pushes the result, for a daemon that is given.
 pub(crate) fn convert(
     peers: &Peers,
     registry: &Registry,
@@ -70,6 +70,7 @@ pub(crate) fn convert(
     scratch: &Path,
     list: Option<&[String]>,
 ) -> Result<Converted> {
+    given(peers.nydusd.as_ref(), "--nydusd")?;
     let folder = scratch.join("nydus-image");
     create(peers, image, &folder, list, None)?;
     let repository = format!("{}-nydus", image.name);
@@ -136,7 +137,8 @@ pub(crate) fn cold(
     fs::create_dir_all(folder.join("cache"))?;
     let wire = Wire::new(network, registry.address)?;
     let (socket, bootstrap) = (folder.join("api.sock"), folder.join("bootstrap"));
-    let mut command = Command::new(peers.nydusd.as_ref().context("no nydusd")?);
+    let program = given(peers.nydusd.as_ref(), "--nydusd")?;
+    let mut command = Command::new(program);
     // Without the flag it asks for a million open files, which a machine may refuse.
     command.args(["fuse", "--rlimit-nofile", "0", "--log-level", "error"]);
     command.arg("--apisock").arg(&socket);
@@ -168,8 +170,8 @@ pub(crate) fn cold(
         wire.proxy.address, converted.repository, converted.bootstrap
     );
     let native = Native::new(scratch, &mountpoint.join("image"), &workload.program)?;
+    let version = version(program);
     drop_caches()?;
-    registry.warm()?;
     wire.count(|| {
         let meter = Meter::start(&[daemon.pid()]);
         let mut fetch = Command::new("sh");
@@ -180,6 +182,6 @@ pub(crate) fn cold(
         mount.arg(&socket).args(["--data-raw", &request]);
         output(mount.arg("http://localhost/api/v1/mount?mountpoint=/image"))?;
         native.run(&workload.program)?;
-        Ok(meter.stop())
+        Ok(Sample { program: version, ..meter.stop() })
     })
 }

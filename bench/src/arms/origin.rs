@@ -3,14 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use fs_err as fs;
 use serde_json::{Value, json};
 
-use crate::machine::warm;
 use crate::process::{Daemon, free_address, http, pause};
 
 /// How long after a run its trace may take to appear.
@@ -25,7 +24,6 @@ pub(crate) struct Origin {
     _daemon: Daemon,
     /// Where it listens, without any network in between.
     pub(crate) address: SocketAddr,
-    data: PathBuf,
     token: String,
 }
 
@@ -39,12 +37,7 @@ impl Origin {
         command.env("SWAY_TOKEN", token);
         let mut daemon = Daemon::start(&mut command, &data.with_extension("log"))?;
         daemon.wait_for_port("sway-fileserver", address)?;
-        Ok(Self { _daemon: daemon, address, data: data.to_owned(), token: token.to_owned() })
-    }
-
-    /// Puts its store back into the page cache.
-    pub(crate) fn warm(&self) -> Result<()> {
-        warm(&self.data)
+        Ok(Self { _daemon: daemon, address, token: token.to_owned() })
     }
 
     /// The traces that it has now.

@@ -1,14 +1,12 @@
 //! A registry on this machine, which the peers pull from.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
 use fs_err as fs;
 
-use crate::images::Image;
-use crate::machine::warm;
 use crate::process::{Daemon, free_address, output};
 
 /// A running registry.
@@ -17,7 +15,6 @@ pub(crate) struct Registry {
     _daemon: Daemon,
     /// Where it listens, without any network in between.
     pub(crate) address: SocketAddr,
-    data: PathBuf,
 }
 
 impl Registry {
@@ -38,15 +35,24 @@ impl Registry {
         let mut daemon =
             Daemon::start(command.arg("serve").arg(&config), &data.with_extension("log"))?;
         daemon.wait_for_port("the registry", address)?;
-        Ok(Self { _daemon: daemon, address, data: data.to_owned() })
+        Ok(Self { _daemon: daemon, address })
     }
 
-    /// Copies an OCI layout into it.
-    pub(crate) fn push(&self, image: &Image) -> Result<()> {
+    /// Copies an OCI layout into it, as `name`.
+    pub(crate) fn push(&self, layout: &Path, name: &str) -> Result<()> {
         let mut command = Command::new("skopeo");
         command.args(["copy", "--quiet", "--dest-tls-verify=false"]);
-        command.arg(format!("oci:{}:latest", image.layout.display()));
-        command.arg(format!("docker://{}/{}:latest", self.address, image.name));
+        command.arg(format!("oci:{}:latest", layout.display()));
+        command.arg(format!("docker://{}/{name}:latest", self.address));
+        output(&mut command).map(drop)
+    }
+
+    /// Copies what it has as `name` into an OCI layout.
+    pub(crate) fn pull(&self, name: &str, layout: &Path) -> Result<()> {
+        let mut command = Command::new("skopeo");
+        command.args(["copy", "--quiet", "--src-tls-verify=false"]);
+        command.arg(format!("docker://{}/{name}:latest", self.address));
+        command.arg(format!("oci:{}:latest", layout.display()));
         output(&mut command).map(drop)
     }
 
@@ -75,10 +81,5 @@ impl Registry {
         command.arg(file).arg(format!("{location}{separator}digest={digest}"));
         output(&mut command)?;
         Ok(digest)
-    }
-
-    /// Puts its store back into the page cache.
-    pub(crate) fn warm(&self) -> Result<()> {
-        warm(&self.data)
     }
 }

@@ -37,7 +37,6 @@ pub(crate) fn measure(bench: &mut Bench, origin: &Origin) -> Result<()> {
                 let wire = Wire::new(network, origin.address)?;
                 let worker = bench.fresh_worker(wire.proxy.address, TraceMode::Default)?;
                 drop_caches()?;
-                origin.warm()?;
                 bench.record(round, &Cell::new("changed", "W1", name, arm), |bench| {
                     wire.count(|| worker.run(&bench.installation, workload))
                 });

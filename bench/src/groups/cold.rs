@@ -1,17 +1,19 @@
 //! Cold starts, and what follows in a worker's life: hot runs, then a restart.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use fs_err as fs;
 
-use super::{Bench, Group, NETWORKS, copy, say, told};
+use super::peers::Prepared;
+use super::{Bench, Group, NETWORKS, copy, say};
+use crate::arms::Wire;
 use crate::arms::native::Native;
 use crate::arms::origin::{Origin, Traces};
 use crate::arms::registry::Registry;
 use crate::arms::sway::TraceMode;
-use crate::arms::{Wire, containerd, nydus, stargz};
 use crate::images::Workload;
 use crate::link::Network;
 use crate::machine::{drop_caches, remove};
@@ -29,10 +31,29 @@ const SETTLING: Duration = Duration::from_secs(2);
 pub(crate) struct Known {
     /// Traces of both workloads.
     pub(crate) all: Traces,
-    /// Traces of W2's image only.
-    pub(crate) science: Traces,
-    /// Data of a worker that ran W2 and knows its traces, without its caches.
-    pub(crate) science_worker: Option<PathBuf>,
+    /// What each first run left, by its workload.
+    runs: BTreeMap<&'static str, FirstRun>,
+}
+
+/// What a workload's first run left.
+#[derive(Debug)]
+struct FirstRun {
+    /// On the fileserver.
+    traces: Traces,
+    /// Data of a worker that has run nothing else, without its caches.
+    worker: PathBuf,
+}
+
+impl Known {
+    /// The traces of one workload only.
+    pub(crate) fn traces_of(&self, workload: &str) -> Option<&Traces> {
+        self.runs.get(workload).map(|run| &run.traces)
+    }
+
+    /// What the other workload's first run left.
+    fn other(&self, workload: &str) -> Option<&FirstRun> {
+        self.runs.iter().find(|(name, _)| **name != workload).map(|(_, run)| run)
+    }
 }
 
 /// Exports the images, and lets one first run of each leave its trace.
@@ -49,22 +70,15 @@ pub(crate) fn prepare(bench: &Bench, origin: &Origin) -> Result<Known> {
             bench.installation.export(image, &image.name, origin.address, &["--no-trace"])?;
         // Each in a worker of its own: neither trace is to hold anything of the other.
         let worker = bench.fresh_worker(origin.address, TraceMode::Default)?;
-        match bench.learn(origin, &worker, workload, &exported.manifest) {
-            Ok(traces) => {
-                known.all.extend(traces.clone());
-                if workload.name == "W2" {
-                    known.science = traces;
-                }
-            }
-            Err(error) => say(&format!("{} has no trace: {error:#}", workload.name)),
-        }
+        let learnt = bench.learn(origin, &worker, workload, &exported.manifest);
         drop(worker);
-        if workload.name == "W2" {
-            let (data, from) = (bench.scratch.join("science-worker"), bench.scratch.join("worker"));
-            remove(&from.join("cache"))?;
-            fs::rename(&from, &data)?;
-            known.science_worker = Some(data);
-        }
+        let traces = learnt.with_context(|| format!("{} has no trace", workload.name))?;
+        known.all.extend(traces.clone());
+        let from = bench.scratch.join("worker");
+        let worker = bench.scratch.join(format!("worker-of-{}", image.name));
+        remove(&from.join("cache"))?;
+        fs::rename(&from, &worker)?;
+        known.runs.insert(workload.name, FirstRun { traces, worker });
     }
     Ok(known)
 }
@@ -100,27 +114,27 @@ pub(crate) fn measure(
     if !bench.quick {
         workloads.push(bench.workloads.w2.clone());
     }
-    let mut converted = Vec::new();
-    for workload in &workloads {
-        converted.push(Peer::prepare(bench, registry, workload));
+    let mut prepared = Vec::new();
+    for workload in workloads.iter().filter(|_| bench.groups.contains(&Group::Peers)) {
+        prepared.push(Prepared::new(bench, registry, workload));
     }
     for round in 0..bench.rounds {
-        for (workload, peer) in workloads.iter().zip(&converted) {
+        for (index, workload) in workloads.iter().enumerate() {
             for (name, network) in NETWORKS {
                 let cell = Cell::new("cold", workload.name, name, "native");
                 bench.record(round, &cell, |bench| bench.native_cold(workload));
                 let mut arms = vec![Knowledge::Push, Knowledge::Read, Knowledge::Nothing];
-                if known.science_worker.is_some() && workload.name == "W1" {
+                if known.other(workload.name).is_some() {
                     arms.push(Knowledge::Shared);
                 }
                 for knowledge in arms {
                     let life = Life { origin, known, workload, name, network, round };
                     if let Err(error) = life.measure(bench, knowledge) {
-                        say(&format!("{}: {error:#}", knowledge.arm()));
+                        bench.unmeasured(&life.cell("cold", knowledge.arm()), &error);
                     }
                 }
-                if let Some(registry) = registry {
-                    peer.measure(bench, registry, workload, (name, network), round);
+                if let Some(peers) = prepared.get(index) {
+                    peers.measure(bench, workload, (name, network), round);
                 }
             }
         }
@@ -149,9 +163,10 @@ impl Life<'_> {
             return Ok(());
         }
         let nothing = Traces::new();
+        let other = || self.known.other(self.workload.name).context("nothing else has run");
         self.origin.set_traces(match knowledge {
             Knowledge::Nothing => &nothing,
-            Knowledge::Shared => &self.known.science,
+            Knowledge::Shared => &other()?.traces,
             Knowledge::Read | Knowledge::Push => &self.known.all,
         })?;
         let wire = Wire::new(self.network, self.origin.address)?;
@@ -162,13 +177,12 @@ impl Life<'_> {
         };
         let data = bench.scratch.join("worker");
         let worker = if knowledge == Knowledge::Shared {
-            copy(self.known.science_worker.as_ref().context("no such worker")?, &data)?;
+            copy(&other()?.worker, &data)?;
             bench.installation.worker(&data, wire.proxy.address, mode)?
         } else {
             bench.fresh_worker(wire.proxy.address, mode)?
         };
         drop_caches()?;
-        self.origin.warm()?;
         bench.record(self.round, &self.cell("cold", knowledge.arm()), |bench| {
             wire.count(|| worker.run(&bench.installation, self.workload))
         });
@@ -182,7 +196,6 @@ impl Life<'_> {
         if bench.groups.contains(&Group::Restart) {
             let worker = bench.installation.worker(&data, wire.proxy.address, mode)?;
             drop_caches()?;
-            self.origin.warm()?;
             bench.record(self.round, &self.cell("restart", "Sway, worker restarted"), |bench| {
                 wire.count(|| worker.run(&bench.installation, self.workload))
             });
@@ -207,71 +220,5 @@ impl Life<'_> {
             bench.record(self.round, &self.cell("hot", "native"), |_| native.run(program));
         }
         Ok(())
-    }
-}
-
-/// A workload as the peers have it.
-#[derive(Debug, Default)]
-struct Peer {
-    containerd: bool,
-    nydus: Option<nydus::Converted>,
-    nydus_list: Option<nydus::Converted>,
-    stargz: bool,
-}
-
-impl Peer {
-    /// Converts and pushes; what fails is told and left out.
-    fn prepare(bench: &Bench, registry: Option<&Registry>, workload: &Workload) -> Self {
-        let mut peer = Self::default();
-        let Some(registry) = registry else { return peer };
-        let peers = &bench.peers;
-        if let Err(error) = registry.push(&workload.image) {
-            say(&format!("the registry has no {}: {error:#}", workload.image.name));
-            return peer;
-        }
-        peer.containerd = peers.containerd.is_some() && peers.ctr.is_some();
-        if peers.nydusd.is_some() && peers.nydus_image.is_some() {
-            let image = &workload.image;
-            let convert = |list: Option<&[String]>| {
-                nydus::convert(peers, registry, image, &bench.scratch, list)
-            };
-            peer.nydus = told("nydus", convert(None));
-            let list = nydus::files_read(workload, &bench.scratch);
-            peer.nydus_list = told("nydus", list.and_then(|list| convert(Some(&list))));
-        }
-        if peers.stargz.is_some() && peer.containerd {
-            let done = stargz::optimise(peers, registry, workload, &bench.scratch);
-            peer.stargz = told("stargz", done).is_some();
-        }
-        peer
-    }
-
-    fn measure(
-        &self,
-        bench: &mut Bench,
-        registry: &Registry,
-        workload: &Workload,
-        (name, network): (&str, Network),
-        round: u32,
-    ) {
-        let cell = |arm: &str| Cell::new("cold", workload.name, name, arm);
-        if self.containerd {
-            bench.record(round, &cell("full pull (containerd, overlayfs)"), |bench| {
-                containerd::cold(&bench.peers, registry, network, workload, &bench.scratch)
-            });
-        }
-        for (arm, converted) in [("Nydus", &self.nydus), ("Nydus, prefetch list", &self.nydus_list)]
-        {
-            let Some(converted) = converted else { continue };
-            bench.record(round, &cell(arm), |bench| {
-                let (peers, scratch) = (&bench.peers, &bench.scratch);
-                nydus::cold(peers, registry, network, workload, converted, scratch)
-            });
-        }
-        if self.stargz {
-            bench.record(round, &cell("eStargz, optimised"), |bench| {
-                stargz::cold(&bench.peers, registry, network, workload, &bench.scratch)
-            });
-        }
     }
 }

@@ -45,7 +45,6 @@ pub(crate) fn measure(bench: &mut Bench, origin: &Origin) -> Result<()> {
         origin.set_traces(&Traces::new())?;
         let worker = bench.fresh_worker(origin.address, TraceMode::Default)?;
         drop_caches()?;
-        origin.warm()?;
         bench.record(round, &cell("Sway"), |bench| {
             let name = &workload.image.name;
             let output = worker.run_for_output(&bench.installation, name, &program)?;

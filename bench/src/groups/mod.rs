@@ -5,11 +5,12 @@ mod cold;
 mod export;
 mod find;
 mod jobs;
+mod peers;
 mod wrong;
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Error, Result, anyhow};
 use fs_err as fs;
 
 use crate::arms::Peers;
@@ -19,8 +20,8 @@ use crate::arms::registry::Registry;
 use crate::arms::sway::{Installation, TraceMode, Worker};
 use crate::images::{Workload, Workloads};
 use crate::link::Network;
-use crate::machine::{drop_caches, remove};
-use crate::row::{Cell, Row, Sample};
+use crate::machine::{drop_caches, in_memory, remove};
+use crate::row::{Cell, Row, Rows, Sample};
 
 /// Both networks with their names.
 pub(crate) const NETWORKS: [(&str, Network); 2] = [("N1", Network::N1), ("N2", Network::N2)];
@@ -48,6 +49,22 @@ pub(crate) enum Group {
     Export,
 }
 
+impl Group {
+    /// The groups of cells that it fills.
+    pub(crate) fn cells(self) -> &'static [&'static str] {
+        match self {
+            Self::Cold | Self::Peers => &["cold"],
+            Self::Restart => &["restart"],
+            Self::Hot => &["hot"],
+            Self::Jobs => &["jobs-1", "jobs-8", "jobs-32"],
+            Self::Changed => &["changed"],
+            Self::Wrong => &["wrong"],
+            Self::Find => &["find"],
+            Self::Export => &["export"],
+        }
+    }
+}
+
 /// All that a group needs.
 #[derive(Debug)]
 pub(crate) struct Bench {
@@ -65,10 +82,12 @@ pub(crate) struct Bench {
     pub(crate) rounds: u32,
     /// Data of everything that runs, removed as it goes.
     pub(crate) scratch: PathBuf,
-    /// Where results are written as they come.
-    pub(crate) file: PathBuf,
-    /// Results so far.
-    pub(crate) rows: Vec<Row>,
+    /// What later runs can use again.
+    pub(crate) kept: PathBuf,
+    /// Day and commit.
+    pub(crate) measured: String,
+    /// Results, written as they come.
+    pub(crate) rows: Rows,
 }
 
 impl Bench {
@@ -80,19 +99,20 @@ impl Bench {
         let (changed, wrong) = (asked(&[Group::Changed]), asked(&[Group::Wrong]));
         let (jobs, find) = (asked(&[Group::Jobs]), asked(&[Group::Find]));
         if asked(&[Group::Export]) {
-            told("export", export::measure(self));
+            let result = export::measure(self);
+            self.told(Group::Export, result);
         }
         if !(life || changed || wrong || jobs || find) {
             return Ok(());
         }
-        let origin = Origin::start(
-            &self.installation.binaries,
-            &self.scratch.join("fileserver"),
-            &self.installation.token,
-        )?;
+        let (stored, images) = (self.scratch.join("fileserver"), self.scratch.join("registry"));
+        in_memory(&stored)?;
+        let (binaries, token) = (&self.installation.binaries, &self.installation.token);
+        let origin = Origin::start(binaries, &stored.join("data"), token)?;
         let registry = match &self.peers.registry {
             Some(program) if groups.contains(&Group::Peers) => {
-                Some(Registry::start(program, &self.scratch.join("registry"))?)
+                in_memory(&images)?;
+                Some(Registry::start(program, &images)?)
             }
             _ => None,
         };
@@ -103,19 +123,24 @@ impl Bench {
             cold::Known::default()
         };
         if life {
-            told("cold", cold::measure(self, &origin, registry.as_ref(), &known));
+            let result = cold::measure(self, &origin, registry.as_ref(), &known);
+            self.told(Group::Cold, result);
         }
         if jobs {
-            told("jobs", jobs::measure(self, &origin, &known));
+            let result = jobs::measure(self, &origin, &known);
+            self.told(Group::Jobs, result);
         }
         if changed {
-            told("changed", changed::measure(self, &origin));
+            let result = changed::measure(self, &origin);
+            self.told(Group::Changed, result);
         }
         if wrong && !self.quick {
-            told("wrong", wrong::measure(self, &origin, &known));
+            let result = wrong::measure(self, &origin, &known);
+            self.told(Group::Wrong, result);
         }
         if find {
-            told("find", find::measure(self, &origin));
+            let result = find::measure(self, &origin);
+            self.told(Group::Find, result);
         }
         Ok(())
     }
@@ -127,20 +152,34 @@ impl Bench {
         cell: &Cell,
         run: impl FnOnce(&Self) -> Result<Sample>,
     ) {
-        let (sample, wrong) = match run(self) {
+        let result = run(self);
+        self.keep(round, cell, result);
+    }
+
+    /// Keeps why a cell has no figure.
+    pub(crate) fn unmeasured(&mut self, cell: &Cell, why: &Error) {
+        self.keep(0, cell, Err(anyhow!("not measured: {why:#}")));
+    }
+
+    fn keep(&mut self, round: u32, cell: &Cell, result: Result<Sample>) {
+        let (sample, failure) = match result {
             Ok(sample) => (Some(sample), None),
             Err(error) => (None, Some(format!("{error:#}"))),
         };
-        say(&progress(round, cell, sample.as_ref(), wrong.as_deref()));
-        self.rows.push(Row { cell: cell.clone(), round, sample, wrong });
-        if let Err(error) = self.save() {
-            say(&format!("the rows can't be written: {error:#}"));
+        say(&progress(round, cell, sample.as_ref(), failure.as_deref()));
+        let measured = self.measured.clone();
+        let row = Row { cell: cell.clone(), round, measured, sample, failure };
+        if let Err(error) = self.rows.add(row) {
+            say(&format!("the row can't be written: {error:#}"));
         }
     }
 
-    /// Writes the rows: what was measured before something failed is not lost.
-    fn save(&self) -> Result<()> {
-        Ok(fs::write(&self.file, serde_json::to_vec_pretty(&self.rows)?)?)
+    /// A group that fails leaves the reason; the rest is still worth measuring.
+    fn told(&mut self, group: Group, result: Result<()>) {
+        let Err(error) = result else { return };
+        for cells in group.cells() {
+            self.unmeasured(&Cell::new(cells, "-", "-", "all of it"), &error);
+        }
     }
 
     /// A native run with nothing in the page cache.
@@ -176,22 +215,17 @@ impl Bench {
     }
 }
 
-fn progress(round: u32, cell: &Cell, sample: Option<&Sample>, wrong: Option<&str>) -> String {
+fn progress(round: u32, cell: &Cell, sample: Option<&Sample>, failure: Option<&str>) -> String {
     let name = format!("{} {} {} {}", cell.group, cell.workload, cell.network, cell.arm);
-    match (sample, wrong) {
+    match (sample, failure) {
         (Some(sample), _) => format!(
             "{round} {name}: {:.3} s, cpu {:.2} s{}",
             sample.wall_s,
             sample.cpu_s.unwrap_or_default(),
             sample.bytes_down.map_or_else(String::new, |bytes| format!(", {bytes} bytes")),
         ),
-        (None, wrong) => format!("{round} {name}: WRONG: {}", wrong.unwrap_or_default()),
+        (None, failure) => format!("{round} {name}: NONE: {}", failure.unwrap_or_default()),
     }
-}
-
-/// What fails is told and left out: the rest is still worth measuring.
-pub(crate) fn told<T>(what: &str, result: Result<T>) -> Option<T> {
-    result.inspect_err(|error| say(&format!("{what} is left out: {error:#}"))).ok()
 }
 
 /// Progress, on stderr.
