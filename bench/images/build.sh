@@ -31,15 +31,19 @@ builder_arguments() {
     done
 }
 
+# Whether an image is wanted, and is not there by this recipe.
+lacks() { # NAME RECIPE
+    want "$1" && [ "$(cat "$images/$1/recipe" 2>/dev/null)" != "$2" ] || return 1
+    say "building $1"
+    rm -rf "${images:?}/$1"
+    mkdir -p "$images/$1"
+}
+
 # make NAME CONTEXT UNPACK [BASE]
 make() {
     local name=$1 context=$2 unpack=$3 base=${4:-} tag=localhost/sway-bench-$1 recipe
-    want "$name" || return 0
     recipe=$(find "$context" -maxdepth 1 -type f | sort | xargs cat | sha1sum)
-    [ "$(cat "$images/$name/recipe" 2>/dev/null)" != "$recipe" ] || return 0
-    say "building $name"
-    rm -rf "${images:?}/$name"
-    mkdir -p "$images/$name"
+    lacks "$name" "$recipe" || return 0
     buildah bud --quiet "${build[@]}" ${base:+--build-arg "BASE=$base"} --tag "$tag" "$context" >&2
     buildah push --quiet "$tag" "oci:$images/$name/oci:latest" >&2
     if [ "$unpack" = unpack ]; then
@@ -62,6 +66,17 @@ make_changing() { # NAME LINE
     rm -rf "$context"
 }
 
+# The same image as one single layer.
+make_big() { # NAME FROM
+    local container recipe
+    want "$1" || return 0
+    recipe=$(cat "$images/$2/recipe")
+    lacks "$1" "$recipe" || return 0
+    container=$(buildah from "oci:$images/$2/oci:latest")
+    buildah commit --quiet --squash --rm "$container" "oci:$images/$1/oci:latest" >&2
+    printf '%s' "$recipe" >"$images/$1/recipe"
+}
+
 build=()
 mkdir -p "$images"
 builder_arguments
@@ -69,4 +84,6 @@ make scipy testapps/scipy unpack
 make science bench/images/science unpack localhost/sway-bench-scipy
 make_changing changing-1 'print("version 1")'
 make_changing changing-2 'print("version 2")'
+make_big big-1 changing-1
+make_big big-2 changing-2
 echo "$images"

@@ -72,6 +72,8 @@ pub(crate) struct Workloads {
     pub(crate) stranger: Workload,
     /// W1's program as a part of an image, before and after a change.
     pub(crate) changing: [Workload; 2],
+    /// The same, each image being one single layer.
+    pub(crate) big: [Image; 2],
 }
 
 impl Workloads {
@@ -94,6 +96,7 @@ impl Workloads {
             w2: Workload { name: "W2", image: science_image.clone(), program: w2 },
             stranger: Workload { name: "W1 in W2's image", image: science_image, program: w1 },
             changing: [changing(1), changing(2)],
+            big: [Image::new(images, "big-1"), Image::new(images, "big-2")],
         })
     }
 }

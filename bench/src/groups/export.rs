@@ -3,10 +3,11 @@
 
 use anyhow::{Result, ensure};
 
-use super::{Bench, say};
+use super::Bench;
 use crate::arms::nydus;
 use crate::arms::origin::Origin;
 use crate::arms::sway::Installation;
+use crate::images::Image;
 use crate::machine::{remove, warm};
 use crate::row::Cell;
 
@@ -16,7 +17,10 @@ pub(crate) fn measure(bench: &mut Bench) -> Result<()> {
     if !bench.quick {
         workloads.push(bench.workloads.w2.clone());
     }
-    let [one, two] = bench.workloads.changing.clone();
+    let changes = [
+        ("Sway, one file changed", bench.workloads.changing.clone().map(|workload| workload.image)),
+        ("Sway, one file of a big layer changed", bench.workloads.big.clone()),
+    ];
     for round in 0..bench.rounds {
         for workload in &workloads {
             let image = &workload.image;
@@ -44,25 +48,31 @@ pub(crate) fn measure(bench: &mut Bench) -> Result<()> {
                     .sample)
             });
         }
-        if !one.image.layout.is_dir() {
-            say("the images that change were not built");
-            continue;
+        for (arm, images) in &changes {
+            let cell = Cell::new("export", "W1", "-", arm);
+            if let Err(error) = change(bench, round, &cell, images) {
+                bench.unmeasured(&cell, &error);
+            }
         }
-        let store = Store::new(bench, &format!("{round}-changing"))?;
-        let first =
-            store.installation.export(&one.image, "a", store.origin.address, &["--no-trace"])?;
-        warm(&two.image.layout)?;
-        bench.record(round, &Cell::new("export", "W1", "-", "Sway, one file changed"), |_| {
-            let second = store.installation.export(
-                &two.image,
-                "a",
-                store.origin.address,
-                &["--no-trace"],
-            )?;
-            ensure!(first.manifest != second.manifest, "nothing has changed");
-            Ok(second.sample)
-        });
     }
+    Ok(())
+}
+
+/// The second of two images, where the first is known.
+fn change(bench: &mut Bench, round: u32, cell: &Cell, [one, two]: &[Image; 2]) -> Result<()> {
+    for image in [one, two] {
+        ensure!(image.layout.is_dir(), "{} was not built", image.name);
+    }
+    let store = Store::new(bench, &format!("{round}-{}", two.name))?;
+    let export =
+        |image| store.installation.export(image, "a", store.origin.address, &["--no-trace"]);
+    let first = export(one)?;
+    warm(&two.layout)?;
+    bench.record(round, cell, |_| {
+        let second = export(two)?;
+        ensure!(first.manifest != second.manifest, "nothing has changed");
+        Ok(second.sample)
+    });
     Ok(())
 }
 

@@ -93,11 +93,7 @@ impl Start {
 
 impl<'a> Prepared<'a> {
     /// Pushes the image, and converts it for each arm.
-    pub(crate) fn new(
-        bench: &Bench,
-        registry: Option<&'a Registry>,
-        workload: &Workload,
-    ) -> Self {
+    pub(crate) fn new(bench: &Bench, registry: Option<&'a Registry>, workload: &Workload) -> Self {
         let image = &workload.image;
         let pushed = registry
             .context("--registry is not given")
