@@ -12,12 +12,14 @@ mod errno;
 mod mountpoint;
 mod parked;
 mod session;
+mod walk;
 
 use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -40,6 +42,7 @@ pub use mountpoint::Mountpoint;
 use parked::Read;
 pub(crate) use session::detach;
 pub use session::{FuseSession, READAHEAD_KIB, SessionError};
+use walk::Walks;
 
 /// How long the kernel may keep what it was told: ten years stand for ever, because the kernel's
 /// sum of now and a lifetime must not overflow.
@@ -75,6 +78,8 @@ pub struct Adapter {
     accounts: Arc<Accounts>,
     tasks: Tasks,
     surroundings: Surroundings,
+    /// None until it is known where it is mounted.
+    walks: Option<Arc<Walks>>,
 }
 
 /// What sees requests beside the rootfs.
@@ -98,7 +103,15 @@ impl Adapter {
         tasks: Tasks,
         surroundings: Surroundings,
     ) -> Self {
-        Self { rootfs, owners, idmapped: Arc::default(), accounts, tasks, surroundings }
+        Self {
+            rootfs,
+            owners,
+            idmapped: Arc::default(),
+            accounts,
+            tasks,
+            surroundings,
+            walks: None,
+        }
     }
 
     /// Runs a handler so that its panic stays its own. What the handler shares is behind locks
@@ -117,6 +130,12 @@ impl Adapter {
                 "request handler panicked; answered EIO"
             );
         }
+    }
+
+    /// Says where it is about to be mounted.
+    fn place(&mut self, mountpoint: &Path) {
+        let manifest = Arc::clone(self.rootfs.manifest());
+        self.walks = Some(Walks::new(mountpoint, manifest, self.tasks.clone()));
     }
 
     fn attributes(&self, ino: INodeNo) -> Result<FileAttr, RootfsError> {
@@ -272,7 +291,7 @@ impl fuser::Filesystem for Adapter {
 
     fn readdirplus(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         _: FileHandle,
         offset: u64,
@@ -280,6 +299,9 @@ impl fuser::Filesystem for Adapter {
     ) {
         self.guard(Operation::Readdirplus, || {
             let ino = self.rootfs.ino(ino.0);
+            if let (Some(walks), 0, Ok(ino)) = (&self.walks, offset, &ino) {
+                walks.listed(request.pid(), *ino);
+            }
             match ino.and_then(|ino| self.rootfs.entries(ino, offset)) {
                 Ok(entries) => {
                     for (next, ino, name) in entries {

@@ -65,7 +65,7 @@ pub struct FuseSession {
 
 impl FuseSession {
     /// Mounts `adapter` at a directory and serves it on threads of its own.
-    pub fn mount(adapter: Adapter, mountpoint: Mountpoint) -> Result<Self, SessionError> {
+    pub fn mount(mut adapter: Adapter, mountpoint: Mountpoint) -> Result<Self, SessionError> {
         let path = mountpoint.path();
         let device = File::options()
             .read(true)
@@ -81,6 +81,7 @@ impl FuseSession {
         let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         mount(Some("sway"), path, Some("fuse.sway"), flags, Some(options.as_str()))
             .map_err(|errno| SessionError::Mount { path: path.to_owned(), source: errno.into() })?;
+        adapter.place(path);
         match serve(adapter, device, path) {
             Ok(Served { ended, idmapped, notifier }) => {
                 let readahead = readahead_file(path);

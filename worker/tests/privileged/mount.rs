@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use sway_core::chunk::{CHUNK_LEN, CutChunk};
 use sway_core::digest::Digest;
 use sway_core::manifest::{FileContent, Metadata, NodeKind, Tree};
-use sway_worker::fuse::RequestHook;
+use sway_worker::fuse::{Operation, RequestHook};
 use sway_worker::id_map::{IdMap, IdMaps};
 use sway_worker::mount::{Mounts, MountsConfig, foreground};
 use tokio_util::sync::CancellationToken;
@@ -671,6 +671,41 @@ async fn a_mount_of_what_is_no_manifest_is_refused() {
     let error = fixture.mounts.get(Digest::of(b"other")).await.unwrap_err().to_string();
     assert!(error.contains("connection refused"), "{error}");
     assert!(mounted_below(fixture.dir.path()).is_empty());
+    fixture.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_walks_through_a_large_tree_finds_directories_listed() {
+    const DIRECTORIES: u64 = 1500;
+    let tree = tempfile::tempdir().unwrap();
+    for number in 0..DIRECTORIES {
+        let directory = tree.path().join(format!("{:02}/{number:04}", number / 50));
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("file"), number.to_string()).unwrap();
+    }
+    let fixture = Fixture::new(Options::default());
+    let mount = fixture.mount(tree.path()).await;
+    let (root, requests) = (mount.path().to_owned(), Arc::clone(&mount));
+    let requests = move || requests.requests().of(Operation::Readdirplus);
+    let walk = move || {
+        let mut listed = 0;
+        let directories = walkdir::WalkDir::new(&root).sort_by_file_name().into_iter();
+        let directories = directories.filter(|it| it.as_ref().unwrap().file_type().is_dir());
+        for _ in directories {
+            listed += 1;
+            // The walk itself asks twice for each.
+            if requests() > 2 * listed + 20 {
+                return listed;
+            }
+            std::thread::yield_now();
+        }
+        listed
+    };
+    let listed = blocking(walk).await;
+    assert!(listed < DIRECTORIES, "nobody lists ahead of {listed} listings");
+    let (root, source) = (mount.path().to_owned(), tree.path().to_owned());
+    blocking(move || assert_eq!(listing(&root), listing(&source))).await;
+    drop(mount);
     fixture.end().await;
 }
 
