@@ -65,6 +65,24 @@ pub struct RunEnd {
     pub first_output_ms: Option<i64>,
 }
 
+/// A connection whose commits are on disk with the next one that is not of this kind.
+struct Unsynced<'a>(&'a Connection);
+
+impl<'a> Unsynced<'a> {
+    fn new(connection: &'a Connection) -> Result<Self, DbError> {
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        Ok(Self(connection))
+    }
+}
+
+impl Drop for Unsynced<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.pragma_update(None, "synchronous", "FULL") {
+            tracing::error!(%error, "commits may not be on disk");
+        }
+    }
+}
+
 /// Which runs to list.
 #[derive(Clone, Debug)]
 pub struct RunFilter {
@@ -91,9 +109,13 @@ const COLUMNS: &str = "id, job_id, filename, username, image, manifest, limits, 
 
 impl Db {
     /// Adds the row of a run that begins, and tells its number.
+    ///
+    /// Waits for no disk: a run whose process had not started before a power cut begins again in
+    /// any case, and that it has started is the next thing to be stored.
     pub async fn begin_run(&self, run: NewRun) -> Result<i64, DbError> {
         self.call(move |connection| {
-            let added = connection.execute(
+            let connection = Unsynced::new(connection)?;
+            let added = connection.0.execute(
                 "INSERT INTO runs (job_id, filename, username, image, manifest, network, limits,
                      started_at, queued_ms, records_trace)
                  SELECT id, filename, username, image, manifest, network, limits, ?2, ?3, ?4
@@ -102,7 +124,7 @@ impl Db {
             )?;
             match added {
                 0 => Err(DbError::NoJob(run.job_id)),
-                _ => Ok(connection.last_insert_rowid()),
+                _ => Ok(connection.0.last_insert_rowid()),
             }
         })
         .await
