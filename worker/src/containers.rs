@@ -20,7 +20,7 @@ use crate::cache::{Chunks, ChunksConfig};
 use crate::config::{Config, IdMapping};
 use crate::fetch::FetchConfig;
 use crate::id_map::IdMaps;
-use crate::job::{Lower, Overlays, Rootfs, RunOutcome, RunRequest, Runner, RunnerConfig};
+use crate::job::{Go, Lower, Overlays, Rootfs, RunOutcome, RunRequest, Runner, RunnerConfig};
 use crate::mount::{ImageMount, MountError, Mounts, MountsConfig};
 use crate::queue::{RunJob, RunOrder};
 use crate::start::{Donors, StartGuard, Starts, StartsConfig};
@@ -117,7 +117,7 @@ impl Containers {
         let mount = order.cancel.run_until_cancelled(mount).await;
         let mount = match mount {
             Some(Ok(mount)) => mount,
-            Some(Err(error)) => return not_mounted(&order, &error, begun.elapsed()),
+            Some(Err(error)) => return not_mounted(order, &error, begun.elapsed()).await,
             None => return never_started(Cause::Cancelled, None, begun.elapsed()),
         };
         let mounted = begun.elapsed();
@@ -139,13 +139,11 @@ impl Containers {
         };
         let subject = Subject { user: order.user, manifest: order.manifest, key };
         let request = RunRequest {
-            run_id: order.run_id,
             job_id: order.job_id,
             spec: order.spec,
             limits: order.limits,
             mount,
-            stdin: order.stdin,
-            output: order.output,
+            go: order.go,
             cancel: order.cancel,
             started: order.started,
         };
@@ -237,13 +235,14 @@ impl Rootfs for ImageMount {
 }
 
 /// The job's log says why, as for a failure within the container.
-fn not_mounted(order: &RunOrder, error: &MountError, waited: Duration) -> RunOutcome {
+async fn not_mounted(order: RunOrder, error: &MountError, waited: Duration) -> RunOutcome {
     let message = format!("image {} can't be mounted: {error}", order.spec.image);
-    tracing::error!(job.id = order.job_id, run.id = order.run_id, "{message}");
-    if let Err(error) =
-        order.output.append_note(OutputStream::Stderr, &format!("sway: {message}\n"))
-    {
-        tracing::error!(run.id = order.run_id, error = %error, "a note is not on record");
+    if let Ok(Go { run_id, output, .. }) = order.go.await {
+        tracing::error!(job.id = order.job_id, run.id = run_id, "{message}");
+        let note = format!("sway: {message}\n");
+        if let Err(error) = output.append_note(OutputStream::Stderr, &note) {
+            tracing::error!(run.id = run_id, error = %error, "a note is not on record");
+        }
     }
     never_started(Cause::Infrastructure, Some(message), waited)
 }

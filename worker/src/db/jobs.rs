@@ -18,6 +18,8 @@ const ID_ALPHABET: &[u8; 31] = b"abcdefghjkmnpqrstuvwxyz23456789";
 /// A job that was accepted.
 #[derive(Clone, Debug)]
 pub struct NewJob {
+    /// Its id, of [`new_id`].
+    pub id: String,
     /// Whose.
     pub username: UserName,
     /// The request.
@@ -76,14 +78,13 @@ impl Db {
             {
                 return Ok(Accepted::Known(known));
             }
-            let id = new_id();
             transaction.execute(
                 "INSERT INTO jobs (id, username, image, manifest, filename, state, spec, limits,
                      network, idempotency_key, spec_sha256, created_at)
                  VALUES (:id, :username, :image, :manifest, :filename, :state, :spec, :limits,
                      :network, :key, :sha256, :created_at)",
                 named_params! {
-                    ":id": id,
+                    ":id": job.id,
                     ":username": job.username.as_ref(),
                     ":image": job.spec.image.to_string(),
                     ":manifest": job.manifest.to_string(),
@@ -98,7 +99,7 @@ impl Db {
                 },
             )?;
             transaction.commit()?;
-            Ok(Accepted::New(id))
+            Ok(Accepted::New(job.id))
         })
         .await
     }
@@ -336,7 +337,7 @@ fn is_id_byte(byte: u8) -> bool {
 }
 
 /// A new id: begins with a letter, so that it is never taken for a run's number.
-fn new_id() -> String {
+pub fn new_id() -> String {
     const LETTERS: usize = 23;
     // Bytes 6 and 8 of a v4 uuid hold its version and variant; the others are random.
     const RANDOM: [usize; ID_LEN] = [0, 1, 2, 3, 4, 5, 7, 9, 10, 11];

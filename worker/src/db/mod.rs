@@ -17,7 +17,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use sway_core::name::UserName;
 
-pub use self::jobs::{Accepted, JobFilter, JobRow, NewJob};
+pub use self::jobs::{Accepted, JobFilter, JobRow, NewJob, new_id};
 pub use self::runs::{NewRun, RunEnd, RunFilter, STORED_OUTPUT_LEN_MAX};
 pub use self::traces::KnownTrace;
 

@@ -26,6 +26,7 @@ fn spec(program: &str) -> JobSpec {
 
 fn job(user: &str, program: &str, key: Option<&str>) -> NewJob {
     NewJob {
+        id: new_id(),
         username: user.parse().unwrap(),
         spec: spec(program),
         manifest: Digest::of(b"manifest"),

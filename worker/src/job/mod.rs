@@ -27,7 +27,7 @@ mod cleanup;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -45,7 +45,7 @@ use self::cgroup::{Cgroup, Hierarchies};
 use self::ids::{IdRange, IdRanges};
 use self::output::OutputLog;
 use self::overlay::Overlay;
-use self::runc::{Ended, Runc, RuncError};
+use self::runc::{Container, Ended, Runc, RuncError};
 use self::stage::Stage;
 use self::supervise::{Pipes, Watch};
 use self::user::{AccountFiles, User};
@@ -60,6 +60,9 @@ const ROOTFS_DIR: &str = "/run/sway";
 
 /// Runs that may have told their outcome and not be removed yet; the end of a further one waits.
 const REMOVED_AT_ONCE: usize = 8;
+
+/// Numbers of this process' containers: no two of a job's have one name.
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// Bytes of `/etc/passwd` that are read.
 const ACCOUNT_FILE_LEN_MAX: usize = 1 << 20;
@@ -106,8 +109,6 @@ pub struct RunnerConfig {
 /// One run to carry out.
 #[derive(Debug)]
 pub struct RunRequest {
-    /// Its number, unique among this worker's.
-    pub run_id: i64,
     /// Its job; what the job sees as its host name.
     pub job_id: String,
     /// What to run.
@@ -116,14 +117,24 @@ pub struct RunRequest {
     pub limits: Limits,
     /// The image. Kept until the run has ended.
     pub mount: Arc<dyn Rootfs>,
-    /// Standard input, ended by the channel's end; an empty one where absent.
-    pub stdin: Option<mpsc::Receiver<Bytes>>,
-    /// Where output goes; ended with the run.
-    pub output: Arc<OutputLog>,
+    /// What the run waits for when all is ready: its program does not start before. Where the
+    /// sender is dropped, it never starts, and what was made ready is thrown away.
+    pub go: oneshot::Receiver<Go>,
     /// Ends the run.
     pub cancel: CancellationToken,
     /// To be told when the job's process has started.
     pub started: oneshot::Sender<()>,
+}
+
+/// Leave to start a run's program, and what is its own from then on.
+#[derive(Debug)]
+pub struct Go {
+    /// Its number on record.
+    pub run_id: i64,
+    /// Standard input, ended by the channel's end; an empty one where absent.
+    pub stdin: Option<mpsc::Receiver<Bytes>>,
+    /// Where output goes; ended with the run.
+    pub output: Arc<OutputLog>,
 }
 
 /// How a run ended.
@@ -176,6 +187,9 @@ pub(crate) enum RunError {
     /// Somebody stopped it before it started.
     #[error("cancelled before it started")]
     Cancelled,
+    /// It was made ready and never asked for.
+    #[error("not wanted any more")]
+    Unwanted,
     /// The worker could not prepare the container.
     #[error("cannot {what}: {source}")]
     Stage {
@@ -200,7 +214,7 @@ impl RunError {
             // As shells have it.
             Self::NotFound(_) => (Cause::Exited, Some(127)),
             Self::NotExecutable(_) => (Cause::Exited, Some(126)),
-            Self::Cancelled => (Cause::Cancelled, None),
+            Self::Cancelled | Self::Unwanted => (Cause::Cancelled, None),
             Self::Stage { .. } | Self::Runc(_) | Self::Network(_) => (Cause::Infrastructure, None),
         }
     }
@@ -236,6 +250,13 @@ struct Run {
     cgroup_path: String,
     cgroup: Cgroup,
     account: Arc<RunAccount>,
+}
+
+/// A container whose program was not started.
+struct Created {
+    container: Container,
+    pipes: Pipes,
+    egress: Option<network::Egress>,
 }
 
 /// What is known of a run so far.
@@ -361,34 +382,67 @@ impl Runner {
     /// serve others; its cgroup and directories go soon after ([`Runner::settled`]). It must not
     /// be dropped before (cancel it instead).
     pub async fn run(&self, request: RunRequest) -> RunOutcome {
-        let RunRequest { run_id, .. } = request;
-        let cgroup_path = format!("{}/run-{run_id}", self.worker_cgroup());
-        let place = self.rootfs_dir().join(run_id.to_string());
+        let RunRequest { job_id, spec, limits, mount, go, cancel, started } = request;
+        let container =
+            format!("run-{}-{}", hostname(&job_id), NEXT.fetch_add(1, Ordering::Relaxed));
+        let cgroup_path = format!("{}/{container}", self.worker_cgroup());
+        let place = self.rootfs_dir().join(&container);
         let run = Run {
-            container: format!("run-{run_id}"),
             stage: Stage {
-                home: self.config.dir.join(run_id.to_string()),
+                home: self.config.dir.join(&container),
                 rootfs: place.join("rootfs"),
                 place,
             },
+            container,
             cgroup: self.hierarchies.group(&cgroup_path),
             account: self.accounts.open(&cgroup_path),
             cgroup_path,
         };
-        let output = Arc::clone(&request.output);
-        let limits = request.limits;
         // Waiting for the fileserver must not use the whole of the time that a job has.
         run.account.bound_reads(Duration::from_millis(limits.timeout_ms) / 3);
         let mut report = Report::default();
         let range = Arc::new(self.ids.take().await);
-        let mount = Arc::clone(&request.mount);
-        let result = self.carry_out(request, &run, &range, &mut report).await;
+        let fail_on_limit = spec.fail_on_output_limit;
+        // The init is in the job's cgroup, and not one of the processes that the job may have.
+        let init = u32::from(self.config.init.is_some());
+        let limits = Limits { pids: limits.pids.saturating_add(init), ..limits };
+        let creating =
+            self.create(job_id, spec, limits, &mount, &cancel, &run, &range, &mut report);
+        let created = creating.await;
+        let go = go.await.ok();
+        let output = go.as_ref().map(|go| Arc::clone(&go.output));
+        let run_id = go.as_ref().map(|go| go.run_id);
+        let result = match (created, go) {
+            (Err(error), _) => Err(error),
+            (Ok(_), None) => Err(RunError::Unwanted),
+            (Ok(_), Some(_)) if cancel.is_cancelled() => Err(RunError::Cancelled),
+            (Ok(Created { container, pipes, egress }), Some(go)) => {
+                let watch = Watch {
+                    runc: &self.runc,
+                    run: &run,
+                    container: &container,
+                    limits: &limits,
+                    cancel: &cancel,
+                    fail_on_limit,
+                    output: go.output,
+                };
+                let end = watch.to_the_end(pipes, go.stdin, started, &mut report).await;
+                if let Some(egress) = egress {
+                    egress.close().await;
+                }
+                Ok(end)
+            }
+        };
         let oom_kills = run.cgroup.oom_kills();
         // Once its first process is reaped, the kernel has killed all others of the container.
         let ended = matches!(result, Ok((_, Some(_)))) && run.cgroup.is_deserted();
         let gone = ended || run.cgroup.kill().await;
         if !gone {
-            tracing::error!(run.id = run_id, "processes of the run survive");
+            tracing::error!(
+                run.id = run_id,
+                run.name = run.container,
+                "processes of the run survive"
+            );
         }
         if let Some(mut overlay) = report.overlay.take() {
             let _ = tokio::task::spawn_blocking(move || {
@@ -400,7 +454,7 @@ impl Runner {
         }
         drop(range);
         self.accounts.close(&run.cgroup_path);
-        self.remove(run_id, &run).await;
+        self.remove(&run).await;
         let (cause, exit_code) = match &result {
             Ok((Some(cause), ended)) => (*cause, ended.map(Ended::exit_code)),
             Ok((None, None)) => (Cause::Infrastructure, None),
@@ -420,14 +474,17 @@ impl Runner {
         let mut messages = run.account.messages();
         messages.extend(result.err().map(|error| error.to_string()));
         messages.append(&mut report.notes);
-        for message in &messages {
-            if let Err(error) =
-                output.append_note(OutputStream::Stderr, &format!("sway: {message}\n"))
-            {
-                tracing::error!(run.id = run_id, error = %error, "a note is not on record");
+        if let Some(output) = &output {
+            for message in &messages {
+                if let Err(error) =
+                    output.append_note(OutputStream::Stderr, &format!("sway: {message}\n"))
+                {
+                    tracing::error!(run.id = run_id, error = %error, "a note is not on record");
+                }
             }
+            output.end();
         }
-        output.end();
+        let is_cut = |stream| output.as_ref().is_some_and(|output| output.is_cut(stream));
         RunOutcome {
             cause,
             exit_code,
@@ -442,41 +499,40 @@ impl Runner {
             account: Some(Arc::clone(&run.account)),
             trace: TraceUse::None,
             trace_pushed_bytes: 0,
-            stdout_truncated: output.is_cut(OutputStream::Stdout),
-            stderr_truncated: output.is_cut(OutputStream::Stderr),
+            stdout_truncated: is_cut(OutputStream::Stdout),
+            stderr_truncated: is_cut(OutputStream::Stderr),
         }
     }
 
     /// Has what is left of the run removed, while its end is told.
-    async fn remove(&self, run_id: i64, run: &Run) {
+    async fn remove(&self, run: &Run) {
         let place = Arc::clone(&self.removing).acquire_owned().await;
         let runc = self.runc.clone();
         let Run { container, stage, cgroup, .. } = run;
         let (container, stage, cgroup) = (container.clone(), stage.clone(), cgroup.clone());
         self.tasks.spawn("remove run", async move {
             for failure in cleanup::remove_run(&runc, &container, &cgroup, &stage).await {
-                tracing::error!(run.id = run_id, error = failure, "a run is not cleaned up");
+                tracing::error!(run.name = container, error = failure, "a run is not cleaned up");
             }
             drop(place);
         });
     }
 
-    /// From the request to the end of its process. The first value says who ended it, if it was
-    /// not the job itself.
-    async fn carry_out(
+    /// From the request to a container whose program only has to be started.
+    #[expect(clippy::too_many_arguments, reason = "all that a run is made of")]
+    async fn create(
         &self,
-        request: RunRequest,
+        job_id: String,
+        spec: JobSpec,
+        limits: Limits,
+        mount: &Arc<dyn Rootfs>,
+        cancel: &CancellationToken,
         run: &Run,
         range: &Arc<IdRange>,
         report: &mut Report,
-    ) -> Result<(Option<Cause>, Option<Ended>), RunError> {
+    ) -> Result<Created, RunError> {
         let cancelled = || RunError::Cancelled;
-        let RunRequest { job_id, spec, limits, mount, stdin, output, cancel, started, .. } =
-            request;
-        // The init is in the job's cgroup, and not one of the processes that the job may have.
         let init = self.config.init.clone();
-        let limits =
-            Limits { pids: limits.pids.saturating_add(u32::from(init.is_some())), ..limits };
         let begun = Instant::now();
         let user =
             cancel.run_until_cancelled(self.user(mount.as_ref())).await.ok_or_else(cancelled)??;
@@ -489,7 +545,7 @@ impl Runner {
         let lower = mount.lower(&ids).await;
         let lower = lower.map_err(step("mount the image with the job's owners"))?;
         let network = spec.network;
-        let (stdin_wanted, fail_on_limit) = (spec.stdin, spec.fail_on_output_limit);
+        let has_stdin = spec.stdin;
         let staging = {
             let range = Arc::clone(range);
             let (stage, cgroup) = (run.stage.clone(), run.cgroup_path.clone());
@@ -497,7 +553,7 @@ impl Runner {
                 unified: self.hierarchies.unified,
                 swap_limit: self.hierarchies.swap_limit(),
             };
-            let mount = Arc::clone(&mount);
+            let mount = Arc::clone(mount);
             tokio::task::spawn_blocking(move || {
                 let manifest = Arc::clone(mount.manifest());
                 let hostname = hostname(&job_id);
@@ -524,8 +580,8 @@ impl Runner {
         report.mount = begun.elapsed();
 
         let begun = Instant::now();
-        let (stdio, pipes) = Pipes::open(stdin_wanted.then_some(stdin).flatten(), host_uid)
-            .map_err(step("make the container's pipes"))?;
+        let (stdio, pipes) =
+            Pipes::open(has_stdin, host_uid).map_err(step("make the container's pipes"))?;
         let container = cancel
             .run_until_cancelled(self.runc.create(&run.container, &run.stage.home, stdio))
             .await
@@ -537,24 +593,8 @@ impl Runner {
                 Some(cancel.run_until_cancelled(opening).await.ok_or_else(cancelled)??)
             }
         };
-        if cancel.is_cancelled() {
-            return Err(RunError::Cancelled);
-        }
         report.start = begun.elapsed();
-        let watch = Watch {
-            runc: &self.runc,
-            run,
-            container: &container,
-            limits: &limits,
-            cancel: &cancel,
-            fail_on_limit,
-            output,
-        };
-        let end = watch.to_the_end(pipes, started, report).await;
-        if let Some(egress) = egress {
-            egress.close().await;
-        }
-        Ok(end)
+        Ok(Created { container, pipes, egress })
     }
 
     async fn user(&self, mount: &dyn Rootfs) -> Result<User, RunError> {

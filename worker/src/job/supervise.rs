@@ -34,17 +34,14 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The worker's ends of a container's pipes.
 pub(crate) struct Pipes {
-    stdin: Option<(pipe::Sender, mpsc::Receiver<Bytes>)>,
+    stdin: Option<pipe::Sender>,
     stdout: pipe::Receiver,
     stderr: pipe::Receiver,
 }
 
 impl Pipes {
     /// Makes them. The container's ends belong to its user, so that it can open `/dev/stdout`.
-    pub(crate) fn open(
-        stdin: Option<mpsc::Receiver<Bytes>>,
-        owner: u32,
-    ) -> io::Result<(ContainerStdio, Self)> {
+    pub(crate) fn open(has_stdin: bool, owner: u32) -> io::Result<(ContainerStdio, Self)> {
         let pair = || -> io::Result<(OwnedFd, OwnedFd)> {
             let (reader, writer) = io::pipe()?;
             rustix::fs::fchown(&reader, Some(Uid::from_raw(owner)), None::<Gid>)?;
@@ -52,13 +49,11 @@ impl Pipes {
         };
         let (stdout, container_stdout) = pair()?;
         let (stderr, container_stderr) = pair()?;
-        let (container_stdin, stdin) = match stdin {
-            None => (Stdio::null(), None),
-            Some(source) => {
-                let (container_stdin, stdin) = pair()?;
-                let sender = pipe::Sender::from_owned_fd(stdin)?;
-                (Stdio::from(container_stdin), Some((sender, source)))
-            }
+        let (container_stdin, stdin) = if has_stdin {
+            let (container_stdin, stdin) = pair()?;
+            (Stdio::from(container_stdin), Some(pipe::Sender::from_owned_fd(stdin)?))
+        } else {
+            (Stdio::null(), None)
         };
         let stdio = ContainerStdio {
             stdin: container_stdin,
@@ -88,6 +83,7 @@ impl Watch<'_> {
     pub(crate) async fn to_the_end(
         &self,
         pipes: Pipes,
+        stdin: Option<mpsc::Receiver<Bytes>>,
         started: oneshot::Sender<()>,
         report: &mut Report,
     ) -> (Option<Cause>, Option<Ended>) {
@@ -102,7 +98,7 @@ impl Watch<'_> {
                 pump(pipes.stderr, OutputStream::Stderr)
             )
         });
-        let mut feeding = std::pin::pin!(feed(pipes.stdin));
+        let mut feeding = std::pin::pin!(feed(pipes.stdin.zip(stdin)));
         let (mut pumped, mut fed) = (None, false);
         let end = {
             let mut living = std::pin::pin!(self.live(begun, started, &too_much, report));

@@ -1,7 +1,7 @@
 //! A job that has not ended: its progress, its followers, its standard input.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use sway_core::api::jobs::RunView;
@@ -68,7 +68,6 @@ enum Stdin {
 pub(super) struct Active {
     pub id: String,
     pub user: UserName,
-    pub submitted: Instant,
     pub cancel: CancellationToken,
     pub progress: watch::Sender<Progress>,
     stop: OnceLock<Stop>,
@@ -90,7 +89,6 @@ impl Active {
         Arc::new(Self {
             id,
             user,
-            submitted: Instant::now(),
             cancel: CancellationToken::new(),
             progress: watch::Sender::new(progress),
             stop: OnceLock::new(),

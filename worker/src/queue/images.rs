@@ -46,13 +46,7 @@ impl Images {
         name: &ImageName,
         key: &TraceKey,
     ) -> Result<Digest, QueueError> {
-        let users = match &name.user {
-            Some(owner) if operator || owner == user || *owner == UserName::library() => {
-                vec![owner.clone()]
-            }
-            Some(_) => vec![],
-            None => vec![user.clone(), UserName::library()],
-        };
+        let users = owners(user, operator, name);
         let found = match &self.starts {
             Some(starts) => self.find_and_start(starts, user, users, name, key).await,
             None => self.find(users, name).await,
@@ -70,6 +64,19 @@ impl Images {
             self.list(user).await?.into_iter().map(|image| image.name.to_string()).collect();
         known.truncate(NAMES_TOLD_MAX);
         Err(QueueError::NoImage { name: name.clone(), known })
+    }
+
+    /// What [`Images::resolve`] will most likely find, where that is ready for a run.
+    pub fn expected(
+        &self,
+        user: &UserName,
+        operator: bool,
+        name: &ImageName,
+        key: &TraceKey,
+    ) -> Option<Digest> {
+        let images = owners(user, operator, name).iter().map(|owner| name.to_ref(owner)).collect();
+        let expected = self.starts.as_ref()?.expected(user, images, key)?;
+        name.digest.is_none_or(|asked| asked == expected).then_some(expected)
     }
 
     async fn find(
@@ -122,5 +129,16 @@ impl Images {
         }
         images.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(images)
+    }
+}
+
+/// Whose image may be meant, in the order in which they are asked for.
+fn owners(user: &UserName, operator: bool, name: &ImageName) -> Vec<UserName> {
+    match &name.user {
+        Some(owner) if operator || owner == user || *owner == UserName::library() => {
+            vec![owner.clone()]
+        }
+        Some(_) => vec![],
+        None => vec![user.clone(), UserName::library()],
     }
 }

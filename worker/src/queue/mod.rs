@@ -2,14 +2,16 @@
 //!
 //! A job is in the database before its submitter hears of it. Each open job has one task that
 //! waits for a place, begins a run, has it carried out and writes down how it ended; all that
-//! others see of it (state, output, end) goes through `Active`'s progress. A job becomes
-//! `running` when its process starts: one that was only being prepared when the worker died runs
-//! again at the next start, one that ran is on record with cause `infrastructure` and does not.
+//! others see of it (state, output, end) goes through `Active`'s progress. Its container is made
+//! (`attempt`) while it is looked up and written down. A job becomes `running` when its process
+//! starts: one that was only being prepared when the worker died runs again at the next start, one
+//! that ran is on record with cause `infrastructure` and does not.
 //!
 //! A job goes on as long as somebody follows it, detached ones in any case; 5 s after the last
 //! follower has gone it is cancelled. One that nobody ever followed runs to its end.
 
 mod active;
+mod attempt;
 mod error;
 mod events;
 mod images;
@@ -18,6 +20,7 @@ mod run_job;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,10 +31,11 @@ use sway_core::job::{Cause, JobSpec, JobState, Limits};
 use sway_core::trace::TraceKey;
 use sway_server::guard::Identity;
 use sway_server::tasks::Tasks;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use self::active::{Active, Progress, Stop};
+use self::attempt::{Attempt, Running};
 pub use self::error::QueueError;
 pub use self::events::Events;
 use self::events::Past;
@@ -41,16 +45,19 @@ pub use self::run_job::{RunJob, RunOrder};
 use crate::account::CacheFigures;
 use crate::db::{
     Accepted, Db, JobFilter, NewJob, NewRun, RunEnd, RunFilter, STORED_OUTPUT_LEN_MAX, Scope,
-    rfc3339,
+    new_id, rfc3339,
 };
-use crate::job::RunOutcome;
 use crate::job::output::OutputLog;
+use crate::job::{Go, RunOutcome};
 
 /// When to try again after the queue was full.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// How long cancelled jobs may take to end then.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a run that was begun ahead of its job holds a place while the fileserver does not answer.
+const AHEAD_MAX: Duration = Duration::from_secs(1);
 
 /// Runs that end between two looks at how many are kept.
 const PRUNE_EVERY: u32 = 64;
@@ -85,6 +92,13 @@ pub struct FoundRun {
     pub run: RunView,
     /// All of both, where that may be more.
     pub whole: Option<Arc<OutputLog>>,
+}
+
+/// A job's place among those that run.
+enum Place {
+    /// With a try that was begun ahead.
+    Taken(Attempt),
+    Free(Result<OwnedSemaphorePermit, AcquireError>),
 }
 
 /// The queue. Clones share it.
@@ -134,7 +148,7 @@ impl Queue {
         for id in queue.0.db.approved_jobs().await? {
             if let Some(spec) = queue.0.db.job_spec(&id).await? {
                 let user = queue.0.db.job(&id, &Scope::All).await?.view.username;
-                queue.start(Active::new(id, user, &spec, JobState::Approved));
+                queue.start(Active::new(id, user, &spec, JobState::Approved), None);
             }
         }
         Ok(queue)
@@ -169,7 +183,30 @@ impl Queue {
             true => inner.images.without_starts(),
             false => inner.images.clone(),
         };
-        let manifest = images.resolve(&identity.user, identity.operator, &spec.image, &key).await?;
+        let active = Active::new(new_id(), identity.user.clone(), &spec, JobState::Approved);
+        let (user, operator) = (&identity.user, identity.operator);
+        // Most names lead to where they led the last time.
+        let mut ahead = images.expected(user, operator, &spec.image, &key).and_then(|manifest| {
+            let place = Arc::clone(&inner.places).try_acquire_owned().ok()?;
+            Some(inner.attempt(&active, spec.clone(), limits, manifest, place))
+        });
+        let is_ahead = ahead.is_some();
+        let manifest = {
+            let mut resolving = pin!(images.resolve(user, operator, &spec.image, &key));
+            match tokio::time::timeout(AHEAD_MAX, &mut resolving).await {
+                Ok(resolved) => resolved,
+                Err(_) => {
+                    ahead = None;
+                    resolving.await
+                }
+            }
+        };
+        ahead = ahead.filter(|attempt| manifest.as_ref().is_ok_and(|it| *it == attempt.manifest));
+        if is_ahead {
+            let used = if ahead.is_some() { "true" } else { "false" };
+            metrics::counter!("sway_runs_ahead_total", "used" => used).increment(1);
+        }
+        let manifest = manifest?;
         let waiting = inner.waiting(|_| true);
         if waiting >= config.waiting_max {
             return Err(QueueError::Full { waiting, retry_after: RETRY_AFTER });
@@ -180,6 +217,7 @@ impl Queue {
             return Err(QueueError::Share { waiting, retry_after: RETRY_AFTER });
         }
         let job = NewJob {
+            id: active.id.clone(),
             username: identity.user.clone(),
             spec,
             manifest,
@@ -192,37 +230,35 @@ impl Queue {
         let (answer, answered) = oneshot::channel();
         let queue = self.clone();
         inner.tasks.spawn("submit", async move {
-            let _ = answer.send(queue.insert(job).await);
+            let _ = answer.send(queue.insert(job, active, ahead).await);
         });
         let id = answered.await.map_err(|_| QueueError::Stopping)??;
         Ok(inner.db.job(&id, &scope).await?.view)
     }
 
-    async fn insert(&self, job: NewJob) -> Result<String, QueueError> {
-        // The request itself need not stay in memory while the job waits.
-        let shape = JobSpec {
-            program: sway_core::job::Program::Command { argv: vec![] },
-            args: vec![],
-            env: Default::default(),
-            ..job.spec.clone()
-        };
-        let user = job.username.clone();
+    async fn insert(
+        &self,
+        job: NewJob,
+        active: Arc<Active>,
+        ahead: Option<Attempt>,
+    ) -> Result<String, QueueError> {
+        let image = job.spec.image.clone();
         match self.0.db.insert_job(job).await? {
             Accepted::Known(id) => Ok(id),
             Accepted::New(id) => {
-                tracing::info!(job.id = id, image.name = %shape.image, "job accepted");
-                self.start(Active::new(id.clone(), user, &shape, JobState::Approved));
+                tracing::info!(job.id = id, image.name = %image, "job accepted");
+                self.start(active, ahead);
                 Ok(id)
             }
         }
     }
 
     /// Gives an open job its task.
-    fn start(&self, active: Arc<Active>) {
+    fn start(&self, active: Arc<Active>, ahead: Option<Attempt>) {
         self.0.lock().insert(active.id.clone(), Arc::clone(&active));
         let inner = Arc::clone(&self.0);
         self.0.tasks.spawn("job", async move {
-            let work = inner.carry_out(&active);
+            let work = inner.carry_out(&active, ahead);
             tokio::pin!(work);
             tokio::select! {
                 () = &mut work => {}
@@ -392,7 +428,14 @@ impl Inner {
     }
 
     /// Brings a job from its place in the queue to its end.
-    async fn carry_out(&self, active: &Active) {
+    async fn carry_out(self: &Arc<Self>, active: &Active, ahead: Option<Attempt>) {
+        let since = Instant::now();
+        let place = async {
+            match ahead {
+                Some(attempt) => Place::Taken(attempt),
+                None => Place::Free(Arc::clone(&self.places).acquire_owned().await),
+            }
+        };
         let place = tokio::select! {
             biased;
             () = active.cancel.cancelled() => None,
@@ -400,10 +443,10 @@ impl Inner {
                 active.progress.send_modify(|progress| progress.parked = true);
                 return;
             }
-            place = Arc::clone(&self.places).acquire_owned() => place.ok(),
+            place = place => Some(place),
         };
         let ended = match place {
-            Some(_place) => self.run(active).await,
+            Some(place) => self.run(active, place, since.elapsed()).await,
             None => self.end_waiting(active).await,
         };
         if let Err(error) = ended {
@@ -426,46 +469,36 @@ impl Inner {
         Ok(())
     }
 
-    async fn run(&self, active: &Active) -> Result<(), QueueError> {
-        let queued_ms = millis(active.submitted.elapsed());
+    async fn run(
+        self: &Arc<Self>,
+        active: &Active,
+        place: Place,
+        queued: Duration,
+    ) -> Result<(), QueueError> {
         let job = self.db.job(&active.id, &Scope::All).await?.view;
-        let spec = self.db.job_spec(&active.id).await?;
-        let spec = spec.ok_or_else(|| crate::db::DbError::NoJob(active.id.clone()))?;
-        let records_trace = crate::trace::is_recording(&spec);
-        let new = NewRun { job_id: active.id.clone(), queued_ms, records_trace };
+        let begun = Instant::now();
+        let (attempt, records_trace) = match place {
+            // None is begun ahead for a job that records.
+            Place::Taken(attempt) => (attempt, false),
+            Place::Free(place) => {
+                let place = place.map_err(|_| QueueError::Stopping)?;
+                let spec = self.db.job_spec(&active.id).await?;
+                let spec = spec.ok_or_else(|| crate::db::DbError::NoJob(active.id.clone()))?;
+                let records = crate::trace::is_recording(&spec);
+                (self.attempt(active, spec, job.limits, job.manifest, place), records)
+            }
+        };
+        // Its container is made meanwhile.
+        let new = NewRun { job_id: active.id.clone(), queued_ms: millis(queued), records_trace };
         let run_id = self.db.begin_run(new).await?;
         let output = self.outputs.create(run_id, job.limits.output_bytes)?;
         active.progress.send_modify(|progress| progress.output = Some(Arc::clone(&output)));
-
-        let (started, mut has_started) = oneshot::channel();
-        let order = RunOrder {
-            run_id,
-            job_id: active.id.clone(),
-            user: active.user.clone(),
-            spec,
-            limits: job.limits,
-            manifest: job.manifest,
-            stdin: active.take_stdin(),
-            output: Arc::clone(&output),
-            cancel: active.cancel.clone(),
-            started,
-        };
-        let begun = Instant::now();
-        let running = self.runner.run(order);
-        tokio::pin!(running);
-        let outcome = tokio::select! {
-            biased;
-            Ok(()) = &mut has_started => {
-                self.mark_running(active).await;
-                running.await
-            }
-            outcome = &mut running => {
-                if has_started.try_recv().is_ok() {
-                    self.mark_running(active).await;
-                }
-                outcome
-            }
-        };
+        let go = Go { run_id, stdin: active.take_stdin(), output: Arc::clone(&output) };
+        let Running { started, outcome } = attempt.go(go);
+        if started.await.is_ok() {
+            self.mark_running(active).await;
+        }
+        let outcome = outcome.await.map_err(|_| QueueError::Stopping)?;
         // Whoever carried it out: nothing follows.
         output.end();
         let end = self.end_of(active, outcome, &output, run_id).await;

@@ -1,23 +1,17 @@
 //! What carries a job out: containers on mounted images, or a stand-in in tests.
 
-use std::sync::Arc;
-
-use bytes::Bytes;
 use futures::future::BoxFuture;
 use sway_core::digest::Digest;
 use sway_core::job::{JobSpec, Limits};
 use sway_core::name::UserName;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::job::RunOutcome;
-use crate::job::output::OutputLog;
+use crate::job::{Go, RunOutcome};
 
 /// One run to carry out.
 #[derive(Debug)]
 pub struct RunOrder {
-    /// Its number.
-    pub run_id: i64,
     /// Its job.
     pub job_id: String,
     /// Whose job it is.
@@ -28,10 +22,8 @@ pub struct RunOrder {
     pub limits: Limits,
     /// The image.
     pub manifest: Digest,
-    /// Its standard input; an empty one where absent.
-    pub stdin: Option<mpsc::Receiver<Bytes>>,
-    /// Where its output goes.
-    pub output: Arc<OutputLog>,
+    /// Comes when its program may start; see [`crate::job::RunRequest`].
+    pub go: oneshot::Receiver<Go>,
     /// Ends it.
     pub cancel: CancellationToken,
     /// To be told when its process has started.

@@ -367,6 +367,18 @@ impl Starts {
         resolved
     }
 
+    /// What [`Starts::resolve`] found last, as long as that is warm: most likely it finds it again.
+    pub fn expected(
+        &self,
+        user: &UserName,
+        images: Vec<RefName>,
+        key: &TraceKey,
+    ) -> Option<Digest> {
+        let name = NameKey { images, user: user.clone(), key: key.clone() };
+        let manifest = lock(&self.known).get(&name)?.manifest;
+        self.is_warm(&name.start(manifest)).then_some(manifest)
+    }
+
     async fn ask(self: &Arc<Self>, name: &NameKey) -> Result<Option<StartHead>, ClientError> {
         let known = lock(&self.known).get(name).cloned();
         let known = known.filter(|head| self.is_warm(&name.start(head.manifest)));

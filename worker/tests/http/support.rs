@@ -278,7 +278,8 @@ impl RunJob for Actor {
     }
 }
 
-async fn play(mut order: RunOrder) -> RunOutcome {
+async fn play(order: RunOrder) -> RunOutcome {
+    let mut go = order.go.await.unwrap();
     let Program::Command { argv } = &order.spec.program else { panic!("only commands are played") };
     let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
     let mut outcome = outcome();
@@ -290,7 +291,7 @@ async fn play(mut order: RunOrder) -> RunOutcome {
     outcome.started_at = Some(SystemTime::now());
     order.started.send(()).unwrap();
     outcome.exit_code = Some(0);
-    let write = |bytes: &[u8]| order.output.append(OutputStream::Stdout, bytes).unwrap();
+    let write = |bytes: &[u8]| go.output.append(OutputStream::Stdout, bytes).unwrap();
     match argv[0] {
         "say" => {
             for text in &argv[1..] {
@@ -306,7 +307,7 @@ async fn play(mut order: RunOrder) -> RunOutcome {
             outcome.exit_code = Some(137);
         }
         "cat" => {
-            let mut stdin = order.stdin.take().unwrap();
+            let mut stdin = go.stdin.take().unwrap();
             while let Some(piece) = stdin.recv().await {
                 write(&piece);
             }
@@ -321,8 +322,8 @@ async fn play(mut order: RunOrder) -> RunOutcome {
         }
         other => panic!("the actor can't play {other:?}"),
     }
-    outcome.stdout_truncated = order.output.is_cut(OutputStream::Stdout);
-    order.output.end();
+    outcome.stdout_truncated = go.output.is_cut(OutputStream::Stdout);
+    go.output.end();
     outcome
 }
 

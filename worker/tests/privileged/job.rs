@@ -22,7 +22,7 @@ use sway_core::manifest::{
 use sway_worker::account::Accounts;
 use sway_worker::id_map::IdMaps;
 use sway_worker::job::output::OutputLog;
-use sway_worker::job::{Lower, Overlays, Rootfs, RunOutcome, RunRequest, Runner, RunnerConfig};
+use sway_worker::job::{Go, Lower, Overlays, Rootfs, RunOutcome, RunRequest, Runner, RunnerConfig};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -229,17 +229,10 @@ impl Bench {
         let Order { run_id, spec, limits, mount, stdin, cancel } = order;
         let path = self.data.path().join(format!("output-{run_id}"));
         let output = Arc::new(OutputLog::create(&path, limits.output_bytes).unwrap());
-        let request = RunRequest {
-            run_id,
-            job_id: format!("job-{run_id}"),
-            spec,
-            limits,
-            mount,
-            stdin,
-            output: Arc::clone(&output),
-            cancel,
-            started,
-        };
+        let (leave, go) = oneshot::channel();
+        leave.send(Go { run_id, stdin, output: Arc::clone(&output) }).unwrap();
+        let job_id = format!("job-{run_id}");
+        let request = RunRequest { job_id, spec, limits, mount, go, cancel, started };
         let outcome = tokio::time::timeout(PATIENCE, self.runner.run(request)).await.unwrap();
         self.runner.settled().await;
         let text = async |stream| {

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::TcpListener;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -140,6 +141,11 @@ pub(crate) fn start_worker(
 
 /// The shell and some programs of this machine, with the libraries that they need.
 pub(crate) async fn store_image(fileserver: &FileserverHandle) {
+    store_version(fileserver, "one\n").await;
+}
+
+/// The same with a file that tells its version.
+async fn store_version(fileserver: &FileserverHandle, version: &str) {
     let root = tempfile::tempdir().unwrap();
     for program in ["sh", "cat", "sleep", "id", "seq", "head", "true"] {
         let path = ["/bin", "/usr/bin"].map(|dir| Path::new(dir).join(program));
@@ -151,6 +157,7 @@ pub(crate) async fn store_image(fileserver: &FileserverHandle) {
             copy(Path::new(library), root.path());
         }
     }
+    fs::write(root.path().join("version"), version).unwrap();
     // Read by nothing but the test that wants a read to wait.
     fs::write(root.path().join("unread"), vec![7; 300_000]).unwrap();
     for dir in ["tmp", "proc", "dev", "etc"] {
@@ -346,6 +353,56 @@ async fn a_cancelled_job_and_one_that_is_late_leave_nothing() {
     while fs::read_dir(site.worker_dir().join("jobs")).unwrap().count() > 0 {
         assert!(begun.elapsed() < Duration::from_secs(20), "a run's directory stays");
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A counter of the worker's metrics, by its label.
+fn counted(site: &Site, metric: &str, label: &str) -> u64 {
+    let mut connection = TcpStream::connect(site.url.strip_prefix("http://").unwrap()).unwrap();
+    let host = &site.url["http://".len()..];
+    write!(
+        connection,
+        "GET /metrics HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {TOKEN}\r\n\
+         connection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut text = String::new();
+    connection.read_to_string(&mut text).unwrap();
+    let line = text.lines().find(|line| line.starts_with(metric) && line.contains(label));
+    line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_made_ready_ahead_and_thrown_away_where_the_image_has_moved() {
+    let site = Site::start().await;
+    let run = async || ended(&site.client(), &script("cat /version; cat")).await.stdout.unwrap();
+    let ahead = |used: &str| counted(&site, "sway_runs_ahead_total", used);
+    for _ in 0..3 {
+        assert_eq!(run().await, "one\n");
+    }
+    assert_eq!((ahead("used=\"true\""), ahead("used=\"false\"")), (2, 0));
+    store_version(&site.fileserver, "two\n").await;
+    for _ in 0..2 {
+        assert_eq!(run().await, "two\n");
+    }
+    assert_eq!((ahead("used=\"true\""), ahead("used=\"false\"")), (3, 1));
+    // An image that is gone has no run at all, and nothing is left of what was made ready for it.
+    let name = "images/library/tiny:latest".parse().unwrap();
+    client(&format!("http://{}", site.fileserver.addr))
+        .refs()
+        .delete(&name, Expect::Any)
+        .await
+        .unwrap();
+    site.client().jobs().submit(&script("cat /version")).await.unwrap_err();
+    assert_eq!(ahead("used=\"false\""), 2);
+    let begun = Instant::now();
+    let runs = || {
+        let groups = cgroups_of(&site.worker_dir()).into_iter();
+        groups.filter(|path| path.to_str().unwrap().contains("/run-")).collect::<Vec<_>>()
+    };
+    while !runs().is_empty() {
+        assert!(begun.elapsed() < PATIENCE, "{:?}", runs());
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
