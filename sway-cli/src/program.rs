@@ -130,7 +130,9 @@ pub(crate) fn file_in(folder: &Path, word: &str) -> Option<Result<JobFile, Progr
     }
     Some(read(&path, None).and_then(|program| match program {
         Program::Script { file } => Ok(JobFile { path: word.to_owned(), ..file }),
-        Program::Folder { .. } | Program::Command { .. } => Err(ProgramError::Missing(path)),
+        Program::Folder { .. } | Program::Command { .. } | Program::Handler(_) => {
+            Err(ProgramError::Missing(path))
+        }
     }))
 }
 
@@ -156,6 +158,28 @@ pub(crate) fn read(path: &Path, entry: Option<&str>) -> Result<Program, ProgramE
 }
 
 fn read_folder(folder: &Path, entry: Option<&str>) -> Result<Program, ProgramError> {
+    let files = read_files(folder)?;
+    let is_there = |name: &str| files.iter().any(|file| file.path == name);
+    let entry = match entry {
+        Some(entry) => {
+            let entry = entry.trim_start_matches("./");
+            if !is_there(entry) {
+                let entry = entry.to_owned();
+                return Err(ProgramError::EntryMissing { entry, folder: folder.to_owned() });
+            }
+            entry.to_owned()
+        }
+        None => ENTRIES
+            .into_iter()
+            .find(|name| is_there(name))
+            .ok_or_else(|| ProgramError::NoEntry(folder.to_owned()))?
+            .to_owned(),
+    };
+    Ok(Program::Folder { files, entry })
+}
+
+/// All files of a folder that a job may need.
+pub(crate) fn read_files(folder: &Path) -> Result<Vec<JobFile>, ProgramError> {
     let real_folder = fs_err::canonicalize(folder)
         .map_err(|source| ProgramError::Read { path: folder.to_owned(), source })?;
     let mut budget = Budget::new(folder);
@@ -185,23 +209,7 @@ fn read_folder(folder: &Path, entry: Option<&str>) -> Result<Program, ProgramErr
         })?;
         files.push(read_file(item.path(), relative, &metadata, &mut budget)?);
     }
-    let is_there = |name: &str| files.iter().any(|file| file.path == name);
-    let entry = match entry {
-        Some(entry) => {
-            let entry = entry.trim_start_matches("./");
-            if !is_there(entry) {
-                let entry = entry.to_owned();
-                return Err(ProgramError::EntryMissing { entry, folder: folder.to_owned() });
-            }
-            entry.to_owned()
-        }
-        None => ENTRIES
-            .into_iter()
-            .find(|name| is_there(name))
-            .ok_or_else(|| ProgramError::NoEntry(folder.to_owned()))?
-            .to_owned(),
-    };
-    Ok(Program::Folder { files, entry })
+    Ok(files)
 }
 
 fn is_wanted(item: &DirEntry) -> bool {

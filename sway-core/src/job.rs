@@ -5,14 +5,16 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::handler::Handler;
 use crate::name::ImageName;
 
 /// A request to run something in an image.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JobSpec {
-    /// The image to run in.
-    pub image: ImageName,
+    /// The image to run in; the worker's default for such a program where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageName>,
     /// What to run.
     pub program: Program,
     /// Arguments of the program.
@@ -41,6 +43,24 @@ pub struct JobSpec {
     pub labels: BTreeMap<String, String>,
 }
 
+impl JobSpec {
+    /// A job that asks for nothing beside.
+    pub fn new(image: Option<ImageName>, program: Program) -> Self {
+        Self {
+            image,
+            program,
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            limits: LimitsRequest::default(),
+            network: Network::default(),
+            stdin: false,
+            detach: false,
+            fail_on_output_limit: false,
+            labels: BTreeMap::new(),
+        }
+    }
+}
+
 /// What a job runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
@@ -62,16 +82,19 @@ pub enum Program {
         /// Program and arguments.
         argv: Vec<String>,
     },
+    /// A function that is called once with an event, its files placed at `/code`.
+    Handler(Handler),
 }
 
 impl Program {
     /// The name under which a run of this is on record: the script's base name, the folder's
-    /// entry, or the command's program.
+    /// entry, the command's program, or the handler.
     pub fn filename(&self) -> &str {
         let path = match self {
             Self::Script { file } => &file.path,
             Self::Folder { entry, .. } => entry,
             Self::Command { argv } => argv.first().map_or("", String::as_str),
+            Self::Handler(handler) => return &handler.handler,
         };
         path.rsplit('/').next().unwrap_or(path)
     }
@@ -179,6 +202,10 @@ impl Limits {
         tmp_bytes: 64 << 20,
     };
 
+    /// Defaults of code that comes in `PyRunner`'s form of `/run`.
+    pub const PYRUNNER: Self =
+        Self { timeout_ms: 30_000, memory_bytes: 512 << 20, cpus_milli: 1000, ..Self::DIRECT };
+
     /// Defaults of the original program's `/run`.
     pub const TINYCONTAINER: Self = Self {
         timeout_ms: 30 * 60_000,
@@ -264,6 +291,20 @@ impl Limits {
     }
 }
 
+impl From<Limits> for LimitsRequest {
+    /// Asks for exactly these.
+    fn from(limits: Limits) -> Self {
+        Self {
+            timeout_ms: Some(limits.timeout_ms),
+            memory_bytes: Some(limits.memory_bytes),
+            cpus_milli: Some(limits.cpus_milli),
+            pids: Some(limits.pids),
+            output_bytes: Some(limits.output_bytes),
+            tmp_bytes: Some(limits.tmp_bytes),
+        }
+    }
+}
+
 /// A limit that the worker does not grant.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 #[error("limit {field} = {asked} is outside what this worker grants ({min} to {max})")]
@@ -314,6 +355,15 @@ impl JobSpec {
                     return bad("program.argv", "an argument holds a NUL".to_owned());
                 }
             }
+            Program::Handler(handler) => {
+                handler.check()?;
+                if !self.args.is_empty() {
+                    return bad("args", "a handler has no arguments but its event".to_owned());
+                }
+                if self.stdin {
+                    return bad("stdin", "a handler's input is its event".to_owned());
+                }
+            }
         }
         if self.args.iter().any(|arg| arg.contains('\0')) {
             return bad("args", "an argument holds a NUL".to_owned());
@@ -336,7 +386,7 @@ fn is_plain_name(name: &str) -> bool {
         && !name.contains(|c: char| c == '/' || c.is_control())
 }
 
-fn is_relative_path(path: &str) -> bool {
+pub(crate) fn is_relative_path(path: &str) -> bool {
     path.len() <= 4095 && path.split('/').all(is_plain_name)
 }
 
@@ -464,7 +514,7 @@ mod tests {
 
     fn script(path: &str) -> JobSpec {
         JobSpec {
-            image: "scipy".parse().unwrap(),
+            image: Some("scipy".parse().unwrap()),
             program: Program::Script {
                 file: JobFile { path: path.to_owned(), content: vec![0, 255], executable: false },
             },

@@ -17,5 +17,6 @@ pub mod image;
 pub mod read_plan;
 pub mod name;
 pub mod job;
+pub mod handler;
 pub mod trace;
 pub mod api;

@@ -7,16 +7,25 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::Parser;
 use sway_core::job::Limits;
+use sway_core::name::ImageName;
 use sway_server::listen::Listen;
 use sway_server::telemetry::LogFormat;
 use sway_server::tls::Tls;
 use url::Url;
 
+use crate::policy::Policy;
 use crate::predict::{Background, PredictConfig};
+use crate::queue::DefaultImages;
 use crate::start::TraceMode;
 
 /// Where the worker listens unless told otherwise.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:8444";
+
+/// The image of jobs that name none, unless told otherwise.
+const DEFAULT_IMAGE: &str = "science";
+
+/// And of Node.js handlers.
+const DEFAULT_NODE_IMAGE: &str = "node";
 
 /// Who maps the owners of an image's files to the ids of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -45,7 +54,7 @@ pub struct Config {
     pub tls: Tls,
     /// Further names by which clients may address the worker.
     pub names: Vec<String>,
-    /// Whether `GET /` needs no token; loopback only.
+    /// Whether `GET /`, `/run`, `/execute` and `/batch-upload` need no token; loopback only.
     pub open: bool,
     /// Bytes of blobs kept in memory.
     pub memory_cache_bytes: u64,
@@ -73,6 +82,10 @@ pub struct Config {
     pub trace: TraceMode,
     /// Whether what one user's runs touched helps the images of other users.
     pub share_traces: bool,
+    /// What the source of every job is held to.
+    pub policy: Option<Policy>,
+    /// Images of jobs that name none.
+    pub default_images: DefaultImages,
     /// Whether an image's user root stays root (of its user namespace).
     pub allow_root: bool,
     /// Who maps owners.
@@ -109,6 +122,11 @@ impl Config {
             predict: Some(PredictConfig::default()),
             trace: TraceMode::Push,
             share_traces: false,
+            policy: None,
+            default_images: DefaultImages {
+                any: DEFAULT_IMAGE.parse().expect("a good name"),
+                node: DEFAULT_NODE_IMAGE.parse().expect("a good name"),
+            },
             allow_root: false,
             id_mapping: IdMapping::Auto,
             runc: PathBuf::from("runc"),
@@ -185,6 +203,15 @@ pub struct Arguments {
     /// jobs can then tell by their time whether somebody uses a file
     #[arg(long)]
     share_traces: bool,
+    /// Refuse jobs whose Python imports or uses what is not on a list: advice on top of isolation
+    #[arg(long, value_name = "NAME")]
+    policy: Option<Policy>,
+    /// Image of jobs that name none: snippets, handlers
+    #[arg(long, value_name = "NAME[:TAG]", default_value = DEFAULT_IMAGE)]
+    default_image: ImageName,
+    /// Image of Node.js handlers that name none
+    #[arg(long, value_name = "NAME[:TAG]", default_value = DEFAULT_NODE_IMAGE)]
+    default_node_image: ImageName,
     /// Let an image's user root be root of the job's user namespace
     #[arg(long)]
     allow_root: bool,
@@ -192,7 +219,7 @@ pub struct Arguments {
     /// the worker in any case (shift), which every kernel before 6.12 needs
     #[arg(long, value_name = "HOW", default_value = "auto")]
     id_mapping: IdMapping,
-    /// Answer GET / without a token (loopback only)
+    /// Answer GET /, POST /run and POST /execute without a token (loopback only)
     #[arg(long)]
     open: bool,
     /// A further name by which clients address this server
@@ -277,6 +304,9 @@ pub fn load(arguments: Arguments) -> anyhow::Result<Process> {
         (!arguments.no_predict).then_some(PredictConfig { background: arguments.background });
     config.trace = arguments.trace;
     config.share_traces = arguments.share_traces;
+    config.policy = arguments.policy;
+    config.default_images =
+        DefaultImages { any: arguments.default_image, node: arguments.default_node_image };
     config.allow_root = arguments.allow_root;
     config.id_mapping = arguments.id_mapping;
     config.runc = arguments.runc;

@@ -236,7 +236,11 @@ impl Rootfs for ImageMount {
 
 /// The job's log says why, as for a failure within the container.
 async fn not_mounted(order: RunOrder, error: &MountError, waited: Duration) -> RunOutcome {
-    let message = format!("image {} can't be mounted: {error}", order.spec.image);
+    let image = match &order.spec.image {
+        Some(image) => image.to_string(),
+        None => order.manifest.to_string(),
+    };
+    let message = format!("image {image} can't be mounted: {error}");
     if let Ok(Go { run_id, output, .. }) = order.go.await {
         tracing::error!(job.id = order.job_id, run.id = run_id, "{message}");
         let note = format!("sway: {message}\n");
@@ -262,6 +266,7 @@ fn never_started(cause: Cause, message: Option<String>, waited: Duration) -> Run
         account: None,
         trace: TraceUse::None,
         trace_pushed_bytes: 0,
+        answer: None,
         stdout_truncated: false,
         stderr_truncated: false,
     }

@@ -16,6 +16,7 @@ pub mod mount;
 pub mod start;
 pub mod trace;
 pub mod job;
+pub mod policy;
 pub mod queue;
 pub mod db;
 pub mod http;
@@ -137,6 +138,8 @@ async fn serve(
             running_max: config.running_max,
             waiting_max: config.waiting_max,
             default_limits: sway_core::job::Limits::DIRECT,
+            default_images: config.default_images.clone(),
+            policy: config.policy,
             maxima: config.maxima,
             keep_runs: config.keep_runs,
             keep_output_bytes: config.keep_output_bytes,
@@ -156,6 +159,11 @@ async fn serve(
             traces: foundation.traces.clone(),
             accounts: Arc::clone(&foundation.accounts),
             metrics,
+            uploads: Arc::default(),
+            libraries: Arc::new(http::Libraries::new(
+                foundation.client.clone(),
+                config.default_images.any.clone(),
+            )),
             maxima: config.maxima,
         },
         http::Access {

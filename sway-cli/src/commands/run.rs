@@ -107,11 +107,20 @@ pub(crate) struct RunArgs {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum NetworkArg {
+pub(super) enum NetworkArg {
     /// Nothing
     None,
     /// The outside, but nothing of the worker's host and networks
     Isolated,
+}
+
+impl From<NetworkArg> for Network {
+    fn from(network: NetworkArg) -> Self {
+        match network {
+            NetworkArg::None => Self::None,
+            NetworkArg::Isolated => Self::Isolated,
+        }
+    }
 }
 
 /// Submits the job and follows it.
@@ -153,7 +162,7 @@ pub(crate) async fn run(args: RunArgs, context: &Context) -> anyhow::Result<Exit
 }
 
 /// Before the job has started, whatever stops it is a refusal, unless the fault is a server's.
-fn refused(error: anyhow::Error) -> anyhow::Error {
+pub(super) fn refused(error: anyhow::Error) -> anyhow::Error {
     match ExitCode::of(&error) {
         ExitCode::Failed => Failure::refused("the job was not started").source(error).into(),
         _ => error,
@@ -182,7 +191,7 @@ fn job_spec(args: RunArgs) -> anyhow::Result<JobSpec> {
         env.insert(name, value);
     }
     let spec = JobSpec {
-        image,
+        image: Some(image),
         program,
         args: args.args,
         env,
@@ -194,10 +203,7 @@ fn job_spec(args: RunArgs) -> anyhow::Result<JobSpec> {
             output_bytes: args.output_limit,
             tmp_bytes: args.tmp,
         },
-        network: match args.network {
-            NetworkArg::None => Network::None,
-            NetworkArg::Isolated => Network::Isolated,
-        },
+        network: args.network.into(),
         stdin: !args.detach && stdin_is_sent(args.interactive),
         detach: args.detach,
         fail_on_output_limit: args.fail_on_output_limit,
@@ -207,7 +213,7 @@ fn job_spec(args: RunArgs) -> anyhow::Result<JobSpec> {
     Ok(spec)
 }
 
-fn env_setting(setting: &str) -> anyhow::Result<(String, String)> {
+pub(super) fn env_setting(setting: &str) -> anyhow::Result<(String, String)> {
     if let Some((name, value)) = setting.split_once('=') {
         return Ok((name.to_owned(), value.to_owned()));
     }
@@ -238,7 +244,7 @@ fn stdin_is_sent(interactive: bool) -> bool {
 }
 
 /// Passes output and input until the job is over. None where the caller did not want to wait.
-async fn attend(
+pub(super) async fn attend(
     worker: &Client,
     job: &JobView,
     stdin: bool,
@@ -334,7 +340,7 @@ async fn conclude(
 }
 
 /// The last line: what happened, in words that scripts can look for.
-fn verdict(run: &RunView, cause: Cause, code: u8) -> String {
+pub(super) fn verdict(run: &RunView, cause: Cause, code: u8) -> String {
     let took = Duration::from_millis(run.duration_ms.unwrap_or(0).unsigned_abs());
     let took = show_time(took);
     let how = match (cause, run.exit_code) {

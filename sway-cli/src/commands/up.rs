@@ -63,7 +63,7 @@ pub(crate) struct UpArgs {
     /// each output [default: 10G]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     keep_output_bytes: Option<u64>,
-    /// Let GET / in without a token
+    /// Let GET / of the worker, /run and /execute in without a token (loopback only)
     #[arg(long)]
     open: bool,
     /// Log lines as text or json

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::handler::Answer;
 use crate::job::{Cause, JobFile, JobState, Limits, Network, Program, base64_bytes};
 use crate::name::{ImageName, UserName};
 
@@ -97,6 +98,9 @@ pub struct RunView {
     /// Peak of anonymous and shared memory, in bytes, where it was measured.
     #[serde(default)]
     pub memory_peak_bytes: Option<i64>,
+    /// What a handler answered; none where it gave no answer, and for all other programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Answer>,
     /// Limits that held.
     pub limits: Limits,
     /// From submission to a free place.
@@ -117,6 +121,33 @@ pub struct RunView {
     pub stdout_truncated: bool,
     /// Whether stderr was cut at its limit.
     pub stderr_truncated: bool,
+}
+
+impl RunView {
+    /// Why it did not end by itself, in words; none where it did.
+    pub fn interruption(&self) -> Option<String> {
+        let because = |cause: Cause| match &self.message {
+            Some(message) => format!("{}: {message}", cause.as_str()),
+            None => cause.as_str().to_owned(),
+        };
+        #[expect(clippy::cast_precision_loss, reason = "a time in seconds for people")]
+        let seconds = self.limits.timeout_ms as f64 / 1000.0;
+        let mib = self.limits.memory_bytes >> 20;
+        match self.cause {
+            Some(Cause::Exited) => None,
+            Some(Cause::Timeout) => Some(format!("timeout: it did not end within {seconds} s")),
+            Some(Cause::MemoryExceeded) => {
+                Some(format!("memory_exceeded: it wanted more than {mib} MB"))
+            }
+            Some(
+                cause @ (Cause::OutputLimit
+                | Cause::Cancelled
+                | Cause::Policy
+                | Cause::Infrastructure),
+            ) => Some(because(cause)),
+            None => Some("it has not ended".to_owned()),
+        }
+    }
 }
 
 /// How the start of a run used a trace.

@@ -3,4 +3,5 @@
 pub mod error;
 pub mod blobs;
 pub mod jobs;
+pub mod execute;
 pub mod start;

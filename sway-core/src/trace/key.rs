@@ -34,11 +34,13 @@ impl TraceKey {
     }
 
     /// The key of what a job runs: the base name of the script, of the folder's entry, or of the
-    /// command; of a command that is an interpreter, of the file or module that it is given. A
+    /// command, or the handler; of a command that is an interpreter, of the file or module that it is given. A
     /// job that runs the image's own command has the image's default trace.
     pub fn of_program(program: &Program) -> Self {
         match program {
-            Program::Script { .. } | Program::Folder { .. } => Self::of_name(program.filename()),
+            Program::Script { .. } | Program::Folder { .. } | Program::Handler(_) => {
+                Self::of_name(program.filename())
+            }
             Program::Command { argv } => match argv.split_first() {
                 None => Self::any(),
                 Some((program, arguments)) => Self::of_command(program, arguments),

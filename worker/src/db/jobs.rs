@@ -22,6 +22,8 @@ pub struct NewJob {
     pub id: String,
     /// Whose.
     pub username: UserName,
+    /// The image as asked for, or the default.
+    pub image: ImageName,
     /// The request.
     pub spec: JobSpec,
     /// The manifest that the image's name led to.
@@ -86,7 +88,7 @@ impl Db {
                 named_params! {
                     ":id": job.id,
                     ":username": job.username.as_ref(),
-                    ":image": job.spec.image.to_string(),
+                    ":image": job.image.to_string(),
                     ":manifest": job.manifest.to_string(),
                     ":filename": job.spec.program.filename(),
                     ":state": job.state.as_str(),

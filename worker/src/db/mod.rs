@@ -25,6 +25,7 @@ pub use self::traces::KnownTrace;
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_jobs_and_runs.sql"),
     include_str!("migrations/0002_traces.sql"),
+    include_str!("migrations/0004_answers.sql"),
 ];
 
 /// How long to wait for another process that looks into the database.

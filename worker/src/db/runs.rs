@@ -2,9 +2,10 @@
 
 use rusqlite::{Connection, Row, named_params, params};
 use sway_core::api::jobs::{RunList, RunView, TraceUse};
+use sway_core::handler::Answer;
 use sway_core::job::{Cause, JobState};
 
-use super::jobs::{from_json, move_job, resolve};
+use super::jobs::{from_json, move_job, resolve, to_json};
 use super::{Db, DbError, Scope, now};
 use crate::account::CacheFigures;
 
@@ -57,6 +58,8 @@ pub struct RunEnd {
     pub trace_pushed_bytes: u64,
     /// Peak of anonymous and shared memory.
     pub memory_peak_bytes: Option<u64>,
+    /// What a handler answered.
+    pub answer: Option<Answer>,
     /// Until the rootfs was there.
     pub mount_ms: i64,
     /// Until the process started.
@@ -98,14 +101,16 @@ pub struct RunFilter {
     pub output_len: u32,
 }
 
-/// Columns of a [`RunView`]; `:output_len` says how much of the outputs. `substr` of an empty blob is null.
+/// Columns of a [`RunView`]; `:output_len` says how much of the outputs: answers are told with
+/// [`STORED_OUTPUT_LEN_MAX`] of them alone. `substr` of an empty blob is null.
 const COLUMNS: &str = "id, job_id, filename, username, image, manifest, limits, started_at,
     duration_ms, exit_code, cause, message, stdout_truncated, stderr_truncated,
     memory_cache_hits, disk_cache_hits, server_fetches, memory_cache_bytes, disk_cache_bytes,
     bytes_fetched, trace, trace_pushed_bytes, trace_used_bytes, trace_missed_bytes, records_trace,
     memory_peak_bytes, queued_ms, mount_ms, start_ms, first_output_ms,
     CASE WHEN :output_len > 0 THEN coalesce(substr(stdout, 1, :output_len), x'') END AS stdout,
-    CASE WHEN :output_len > 0 THEN coalesce(substr(stderr, 1, :output_len), x'') END AS stderr";
+    CASE WHEN :output_len > 0 THEN coalesce(substr(stderr, 1, :output_len), x'') END AS stderr,
+    CASE WHEN :output_len >= 1048576 THEN answer END AS answer";
 
 impl Db {
     /// Adds the row of a run that begins, and tells its number.
@@ -148,7 +153,7 @@ impl Db {
                      server_fetches = :fetches, bytes_fetched = :fetched_bytes,
                      trace = :trace, trace_pushed_bytes = :pushed_bytes,
                      trace_missed_bytes = :missed_bytes,
-                     memory_peak_bytes = :memory_peak, mount_ms = :mount_ms,
+                     memory_peak_bytes = :memory_peak, answer = :answer, mount_ms = :mount_ms,
                      start_ms = :start_ms, first_output_ms = :first_output_ms
                  WHERE id = :id",
                 named_params! {
@@ -172,6 +177,7 @@ impl Db {
                     ":pushed_bytes": count(end.trace_pushed_bytes),
                     ":missed_bytes": count(end.figures.missed_bytes),
                     ":memory_peak": end.memory_peak_bytes.map(count),
+                    ":answer": end.answer.as_ref().map(to_json),
                     ":mount_ms": end.mount_ms,
                     ":start_ms": end.start_ms,
                     ":first_output_ms": end.first_output_ms,
@@ -357,6 +363,7 @@ fn run_of_row(row: &Row<'_>) -> Result<RunView, DbError> {
     let cause = cause
         .map(|value| Cause::from_name(&value).ok_or(DbError::Row { column: "cause", value }))
         .transpose()?;
+    let answer: Option<String> = row.get("answer")?;
     let trace: String = row.get("trace")?;
     let trace =
         TraceUse::from_name(&trace).ok_or(DbError::Row { column: "trace", value: trace })?;
@@ -385,6 +392,7 @@ fn run_of_row(row: &Row<'_>) -> Result<RunView, DbError> {
         records_trace: row.get("records_trace")?,
         memory_peak_bytes: row.get("memory_peak_bytes")?,
         limits: from_json("limits", row.get("limits")?)?,
+        answer: answer.map(|answer| from_json("answer", answer)).transpose()?,
         queued_ms: row.get("queued_ms")?,
         mount_ms: row.get("mount_ms")?,
         start_ms: row.get("start_ms")?,

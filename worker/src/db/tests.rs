@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use sway_core::api::jobs::TraceUse;
 use sway_core::digest::Digest;
+use sway_core::handler::Answer;
 use sway_core::job::{Cause, JobSpec, JobState, Limits, LimitsRequest, Network, Program};
 
 use super::*;
@@ -11,7 +12,7 @@ use crate::account::CacheFigures;
 
 fn spec(program: &str) -> JobSpec {
     JobSpec {
-        image: "scipy".parse().unwrap(),
+        image: Some("scipy".parse().unwrap()),
         program: Program::Command { argv: vec![program.to_owned()] },
         args: vec![],
         env: BTreeMap::new(),
@@ -28,12 +29,17 @@ fn job(user: &str, program: &str, key: Option<&str>) -> NewJob {
     NewJob {
         id: new_id(),
         username: user.parse().unwrap(),
+        image: "scipy".parse().unwrap(),
         spec: spec(program),
         manifest: Digest::of(b"manifest"),
         limits: Limits::DIRECT,
         state: JobState::Approved,
         idempotency_key: key.map(str::to_owned),
     }
+}
+
+fn answer() -> Answer {
+    Answer { result: Some("[1]".to_owned()), error: None, duration_ms: 3 }
 }
 
 fn end(state: JobState, cause: Cause) -> RunEnd {
@@ -60,6 +66,7 @@ fn end(state: JobState, cause: Cause) -> RunEnd {
         trace: TraceUse::Pushed,
         trace_pushed_bytes: 12,
         memory_peak_bytes: Some(7),
+        answer: Some(answer()),
         mount_ms: 8,
         start_ms: 9,
         first_output_ms: Some(10),
@@ -102,6 +109,9 @@ async fn a_run_is_on_record_with_all_its_figures() {
     assert_eq!((run.memory_cache_bytes, run.disk_cache_bytes, run.bytes_fetched), (2, 4, 6));
     assert_eq!((run.queued_ms, run.mount_ms, run.start_ms), (11, 8, 9));
     assert_eq!((run.first_output_ms, run.memory_peak_bytes), (Some(10), Some(7)));
+    assert_eq!(run.answer, None, "it goes with whole outputs");
+    let whole = db.run(&id, &of("ada"), 1 << 20).await.unwrap();
+    assert_eq!(whole.answer, Some(answer()));
     assert!(run.stdout_truncated && !run.stderr_truncated);
     let job = db.job(&id, &of("ada")).await.unwrap().view;
     assert_eq!(job.state, JobState::Completed);

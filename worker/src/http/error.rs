@@ -14,6 +14,8 @@ impl From<QueueError> for ServerError {
             QueueError::Spec(_) => Self::bad_request("bad_job", message),
             QueueError::Limit(_) => Self::bad_request("limit_exceeded", message)
                 .hint("ask for less, or have the worker started with higher maxima"),
+            QueueError::Policy { .. } => Self::bad_request("policy", message)
+                .hint("this worker runs only Python that keeps to its policy"),
             QueueError::NoImage { .. } => Self::not_found("image_not_found", message)
                 .hint("see `sway images`; `sway export` makes an image available"),
             QueueError::ImageMoved { .. } => Self::conflict("image_moved", message)

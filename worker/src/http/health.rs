@@ -7,10 +7,7 @@ use serde_json::{Value, json};
 use sway_server::error::Json;
 
 use super::App;
-
-/// `PyRunner`'s maxima, which its clients know.
-const COMPAT_TIMEOUT_S_MAX: u64 = 300;
-const COMPAT_MEMORY_MIB_MAX: u64 = 2048;
+use super::compat::{MEMORY_MIB_MAX, TIMEOUT_S_MAX};
 
 /// For load balancers: the worker answers, and these are its numbers.
 pub(super) async fn healthz(State(app): State<App>) -> Json<Value> {
@@ -24,15 +21,16 @@ pub(super) async fn healthz(State(app): State<App>) -> Json<Value> {
 }
 
 /// The shape of `PyRunner`'s health.
-pub(super) fn health(app: &App) -> Json<Value> {
+pub(super) async fn health(app: &App) -> Json<Value> {
+    let libraries = app.libraries.names().await;
     Json(json!({
         "service": "Sway",
         "status": "healthy",
         "version": env!("CARGO_PKG_VERSION"),
         "capabilities": {
-            "max_timeout": (app.maxima.timeout_ms / 1000).min(COMPAT_TIMEOUT_S_MAX),
-            "max_memory_mb": (app.maxima.memory_bytes >> 20).min(COMPAT_MEMORY_MIB_MAX),
-            "libraries": [],
+            "max_timeout": (app.maxima.timeout_ms / 1000).min(TIMEOUT_S_MAX),
+            "max_memory_mb": (app.maxima.memory_bytes >> 20).min(MEMORY_MIB_MAX),
+            "libraries": libraries,
         },
     }))
 }

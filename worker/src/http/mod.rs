@@ -4,9 +4,11 @@
 //! `sway_server::guard` before a route is reached; `error` maps what goes wrong to statuses.
 
 mod bodies;
+mod compat;
 mod error;
 mod health;
 mod jobs;
+mod libraries;
 mod pages;
 mod runs;
 mod traces;
@@ -18,7 +20,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use sway_core::api::jobs::JOB_BODY_LEN_MAX;
 use sway_server::error::ServerError;
 use sway_server::guard::{Guard, GuardOptions, Identity, OPERATOR, protect};
@@ -26,6 +28,8 @@ use sway_server::telemetry::Metrics;
 use sway_server::token::Token;
 
 use self::bodies::Bodies;
+pub use self::compat::Uploads;
+pub use self::libraries::Libraries;
 use crate::account::Accounts;
 use crate::db::Scope;
 use crate::queue::Queue;
@@ -42,7 +46,11 @@ pub struct App {
     pub accounts: Arc<Accounts>,
     /// The process's metrics.
     pub metrics: Metrics,
-    /// What the health page tells of limits.
+    /// Scripts that were sent ahead of their runs.
+    pub uploads: Arc<Uploads>,
+    /// What the default image has.
+    pub libraries: Arc<Libraries>,
+    /// What jobs may ask for at most.
     pub maxima: sway_core::job::Limits,
 }
 
@@ -55,17 +63,21 @@ pub struct Access {
     pub listen: SocketAddr,
     /// Further names of it.
     pub names: Vec<String>,
-    /// Whether `GET /` needs no token.
+    /// Whether `GET /` and the paths of the other systems' clients need no token.
     pub open: bool,
 }
 
 /// All routes.
 pub fn router(app: App, access: Access) -> Router {
     let permit = middleware::from_fn_with_state(Bodies::new(), bodies::permit_body);
-    let permit_too = permit.clone();
+    let permits: [_; 4] = std::array::from_fn(|_| permit.clone());
+    let [for_traces, for_run, for_execute, for_uploads] = permits;
     let routes = Router::new()
         .route("/v1/jobs", post(jobs::submit).layer(permit).get(jobs::list))
-        .route("/v1/traces", post(traces::prepare).layer(permit_too))
+        .route("/v1/traces", post(traces::prepare).layer(for_traces))
+        .route("/run", post(compat::run).layer(for_run))
+        .route("/execute", post(compat::execute).layer(for_execute))
+        .route("/batch-upload", put(compat::upload).layer(for_uploads))
         .route("/v1/jobs/{id}", get(jobs::show))
         .route("/v1/jobs/{id}/logs", get(jobs::logs))
         .route("/v1/jobs/{id}/cancel", post(jobs::cancel))
@@ -99,7 +111,7 @@ pub fn router(app: App, access: Access) -> Router {
     options.open = access.open;
     options.public.push(pages::STYLE_PATH);
     if access.open {
-        options.open_paths.push("/");
+        options.open_paths.extend(["/", "/run", "/execute", "/batch-upload"]);
     } else {
         // Health for programs, a form for people: nothing of any run.
         options.public.push("/");

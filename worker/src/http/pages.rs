@@ -56,7 +56,7 @@ pub(super) async fn root(
     headers: HeaderMap,
 ) -> Result<Response, ServerError> {
     if !wants_html(&headers) {
-        return Ok(health::health(&app).into_response());
+        return Ok(health::health(&app).await.into_response());
     }
     let Some(identity) = identity else {
         return Ok(page(StatusCode::OK, "Sign in", LOGIN));

@@ -17,7 +17,7 @@ use sway_server::error::Json;
 use crate::job::output::OutputLog;
 use crate::queue::FoundRun;
 
-/// The JSON of what `shape` makes of the run, its outputs included.
+/// The JSON of what `shape` makes of the run: with its outputs, or with stdout alone.
 pub(super) fn with_outputs<T: Serialize>(
     found: FoundRun,
     shape: impl FnOnce(RunView) -> T,
@@ -29,11 +29,16 @@ pub(super) fn with_outputs<T: Serialize>(
     (run.stdout, run.stderr) = (Some(stdout.clone()), Some(stderr.clone()));
     let json = serde_json::to_string(&shape(run)).expect("a run is plain data");
     let (head, rest) = json.split_once(&stdout).expect("a run tells its stdout");
-    let (middle, tail) = rest.split_once(&stderr).expect("and its stderr after it");
-    let [head, middle, tail] = [head, middle, tail].map(str::to_owned);
+    let head = head.to_owned();
+    let streams = match rest.split_once(&stderr) {
+        Some((middle, tail)) => {
+            vec![(OutputStream::Stdout, middle.to_owned()), (OutputStream::Stderr, tail.to_owned())]
+        }
+        None => vec![(OutputStream::Stdout, rest.to_owned())],
+    };
     let body = async_stream::try_stream! {
         yield Bytes::from(head);
-        for (stream, after) in [(OutputStream::Stdout, middle), (OutputStream::Stderr, tail)] {
+        for (stream, after) in streams {
             let mut pieces = Box::pin(escaped(Arc::clone(&output), stream));
             while let Some(piece) = pieces.next().await {
                 yield piece?;

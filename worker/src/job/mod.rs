@@ -12,6 +12,7 @@ mod bundle;
 mod init;
 mod user;
 mod program;
+mod handler;
 mod skeleton;
 mod seccomp;
 mod ids;
@@ -34,7 +35,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use rustix::fs::Mode;
 use sway_core::api::jobs::{OutputStream, TraceUse};
-use sway_core::job::{Cause, JobSpec, Limits, Network};
+use sway_core::handler::Answer;
+use sway_core::job::{Cause, JobSpec, Limits, Network, Program};
 use sway_core::manifest::Manifest;
 use sway_server::tasks::Tasks;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -156,7 +158,7 @@ pub struct RunOutcome {
     pub start: Duration,
     /// From the process's start to its first output.
     pub first_output: Option<Duration>,
-    /// Highest sample (every 50 ms) of anonymous and shared memory; the limit where it was hit.
+    /// Highest sample (every 50 ms, at first more often) of anonymous and shared memory; the limit where it was hit.
     pub memory_peak_bytes: Option<u64>,
     /// What the run read.
     pub figures: CacheFigures,
@@ -166,6 +168,8 @@ pub struct RunOutcome {
     pub trace: TraceUse,
     /// Bytes of the trace that were brought for it.
     pub trace_pushed_bytes: u64,
+    /// What a handler answered.
+    pub answer: Option<Answer>,
     /// Whether stdout was cut at its limit.
     pub stdout_truncated: bool,
     /// Whether stderr was.
@@ -268,6 +272,7 @@ struct Report {
     start: Duration,
     first_output: Option<Duration>,
     memory_peak_bytes: Option<u64>,
+    answer: Option<Answer>,
     /// What went wrong beside the run's end.
     notes: Vec<String>,
     /// What it runs on, if that may serve another one.
@@ -403,6 +408,11 @@ impl Runner {
         let mut report = Report::default();
         let range = Arc::new(self.ids.take().await);
         let fail_on_limit = spec.fail_on_output_limit;
+        // A handler reads its event, and nothing else.
+        let input = match &spec.program {
+            Program::Handler(handler) => Some(Bytes::from(handler.input.clone())),
+            Program::Script { .. } | Program::Folder { .. } | Program::Command { .. } => None,
+        };
         // The init is in the job's cgroup, and not one of the processes that the job may have.
         let init = u32::from(self.config.init.is_some());
         let limits = Limits { pids: limits.pids.saturating_add(init), ..limits };
@@ -424,9 +434,11 @@ impl Runner {
                     limits: &limits,
                     cancel: &cancel,
                     fail_on_limit,
+                    is_handler: input.is_some(),
                     output: go.output,
                 };
-                let end = watch.to_the_end(pipes, go.stdin, started, &mut report).await;
+                let stdin = input.map(whole).or(go.stdin);
+                let end = watch.to_the_end(pipes, stdin, started, &mut report).await;
                 if let Some(egress) = egress {
                     egress.close().await;
                 }
@@ -499,6 +511,7 @@ impl Runner {
             account: Some(Arc::clone(&run.account)),
             trace: TraceUse::None,
             trace_pushed_bytes: 0,
+            answer: report.answer,
             stdout_truncated: is_cut(OutputStream::Stdout),
             stderr_truncated: is_cut(OutputStream::Stderr),
         }
@@ -545,7 +558,7 @@ impl Runner {
         let lower = mount.lower(&ids).await;
         let lower = lower.map_err(step("mount the image with the job's owners"))?;
         let network = spec.network;
-        let has_stdin = spec.stdin;
+        let has_stdin = spec.stdin || matches!(spec.program, Program::Handler(_));
         let staging = {
             let range = Arc::clone(range);
             let (stage, cgroup) = (run.stage.clone(), run.cgroup_path.clone());
@@ -606,6 +619,13 @@ impl Runner {
         }
         user::resolve(config, &files, self.config.allow_container_root)
     }
+}
+
+/// Standard input that is there already.
+fn whole(input: Bytes) -> mpsc::Receiver<Bytes> {
+    let (sender, receiver) = mpsc::channel(1);
+    sender.try_send(input).expect("the channel is empty and has a receiver");
+    receiver
 }
 
 /// A small text of the image; empty where it lacks it.

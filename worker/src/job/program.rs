@@ -4,10 +4,12 @@
 //! runs a file is told by its `#!` line if the image has that program, else by the name's
 //! extension, else the file runs by itself.
 
+use sway_core::handler::{Handler, Runtime};
 use sway_core::job::{JobFile, JobSpec, Program};
 use sway_core::manifest::{Ino, Manifest, RunConfig};
 
 use super::RunError;
+use super::handler;
 use super::skeleton::{Owner, Skeleton, names};
 
 /// Where folders go.
@@ -72,6 +74,15 @@ pub(crate) fn plan(
             }
             argv.extend(spec.args.iter().cloned());
             Ok(Process { argv, cwd: CODE.to_owned() })
+        }
+        Program::Handler(handler) => {
+            let code = names(CODE);
+            skeleton.own_directory(&code, owner)?;
+            for file in &handler.files {
+                let at = [code.clone(), names(&file.path)].concat();
+                skeleton.file(&at, file.content.clone(), permissions(file.executable), owner)?;
+            }
+            Ok(Process { argv: image.call(handler)?, cwd: CODE.to_owned() })
         }
         Program::Command { argv } => {
             let cwd = working_dir(config);
@@ -151,6 +162,23 @@ impl Image<'_> {
              executable",
             file.path
         )))
+    }
+
+    /// The arguments that call a handler.
+    fn call(&self, handler: &Handler) -> Result<Vec<String>, RunError> {
+        let first = |names: &[&str]| {
+            let found = names.iter().find_map(|name| self.find(name));
+            let missing = || {
+                RunError::NotFound(format!("{}: the image has no {}", handler.handler, names[0]))
+            };
+            found.ok_or_else(missing)
+        };
+        let interpreter = first(handler::interpreters(handler.runtime))?;
+        let shell = match handler.runtime {
+            Runtime::Python => String::new(),
+            Runtime::Nodejs => first(&["sh", "bash"])?,
+        };
+        Ok(handler::argv(handler, interpreter, shell))
     }
 
     /// Whether the image has what a `#!` line asks for, behind `env` too.
@@ -242,7 +270,7 @@ mod tests {
     fn planned(program: Program, args: &[&str], config: RunConfig) -> Result<Process, RunError> {
         let manifest = image(config);
         let spec = JobSpec {
-            image: "x".parse().unwrap(),
+            image: Some("x".parse().unwrap()),
             program,
             args: args.iter().map(|&arg| arg.to_owned()).collect(),
             env: BTreeMap::new(),

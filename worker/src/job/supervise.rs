@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use rustix::fs::{Gid, Uid};
 use sway_core::api::jobs::OutputStream;
+use sway_core::handler::Answer;
 use sway_core::job::{Cause, Limits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
@@ -17,12 +18,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::handler::ANSWER_LEN_MAX;
 use super::output::{Appended, FRAME_LEN_MAX, OutputLog};
 use super::runc::{Container, ContainerStdio, Ended, Runc};
 use super::{Report, Run};
 use crate::job::bundle::RUNC_TASKS;
 
-/// Between two samples of memory.
+/// Between two samples of memory: at first, so that a run of a few milliseconds has some, and at
+/// most.
+const SAMPLE_EVERY_FIRST: Duration = Duration::from_millis(2);
 const SAMPLE_EVERY: Duration = Duration::from_millis(50);
 
 /// How long a killed process may take to end. Its reads of the image are answered at once; what
@@ -74,6 +78,8 @@ pub(crate) struct Watch<'a> {
     pub(crate) limits: &'a Limits,
     pub(crate) cancel: &'a CancellationToken,
     pub(crate) fail_on_limit: bool,
+    /// Its standard error carries an answer.
+    pub(crate) is_handler: bool,
     pub(crate) output: Arc<OutputLog>,
 }
 
@@ -93,10 +99,13 @@ impl Watch<'_> {
         let too_much = CancellationToken::new();
         let pump = |pipe, stream| self.pump(pipe, stream, begun, &first_output, &too_much);
         let mut pumping = std::pin::pin!(async {
-            tokio::join!(
-                pump(pipes.stdout, OutputStream::Stdout),
-                pump(pipes.stderr, OutputStream::Stderr)
-            )
+            let stderr = async {
+                match self.is_handler {
+                    true => self.answer(pipes.stderr).await,
+                    false => pump(pipes.stderr, OutputStream::Stderr).await.map(|()| None),
+                }
+            };
+            tokio::join!(pump(pipes.stdout, OutputStream::Stdout), stderr)
         });
         let mut feeding = std::pin::pin!(feed(pipes.stdin.zip(stdin)));
         let (mut pumped, mut fed) = (None, false);
@@ -114,8 +123,13 @@ impl Watch<'_> {
             pumped = tokio::time::timeout(DRAIN_DEADLINE, pumping).await.ok();
         }
         report.first_output = first_output.get().copied();
-        let (stdout, stderr) = pumped.unwrap_or((Ok(()), Ok(())));
-        for error in [stdout.err(), stderr.err()].into_iter().flatten() {
+        let (stdout, stderr) = pumped.unwrap_or((Ok(()), Ok(None)));
+        let (answer, stderr) = match stderr {
+            Ok(answer) => (answer, None),
+            Err(error) => (None, Some(error)),
+        };
+        report.answer = answer;
+        for error in [stdout.err(), stderr].into_iter().flatten() {
             report.notes.push(format!("output could not be stored: {error}"));
         }
         end
@@ -134,8 +148,7 @@ impl Watch<'_> {
         let mut starting =
             std::pin::pin!(self.runc.start(&self.run.container, &self.run.stage.home));
         let mut killed: Option<(Cause, Instant)> = None;
-        let mut sampling = tokio::time::interval(SAMPLE_EVERY);
-        sampling.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut next_sample, mut pause) = (begun, SAMPLE_EVERY_FIRST);
         let ended = loop {
             let alive = killed.is_none();
             let given_up = killed.map_or(timeout, |(_, since)| since + KILL_DEADLINE);
@@ -173,9 +186,11 @@ impl Watch<'_> {
                 }
                 () = self.cancel.cancelled(), if alive => Cause::Cancelled,
                 () = too_much.cancelled(), if alive => Cause::OutputLimit,
-                _ = sampling.tick(), if alive => {
+                () = tokio::time::sleep_until(next_sample), if alive => {
                     let sample = self.run.cgroup.memory_bytes();
                     report.memory_peak_bytes = report.memory_peak_bytes.max(sample);
+                    next_sample = Instant::now() + pause;
+                    pause = (pause * 2).min(SAMPLE_EVERY);
                     continue;
                 }
             };
@@ -234,6 +249,26 @@ impl Watch<'_> {
                 too_much.cancel();
             }
         }
+    }
+
+    /// What a handler answers. Anything else that comes, such as an interpreter's complaint, is
+    /// its standard error.
+    async fn answer(&self, mut pipe: pipe::Receiver) -> io::Result<Option<Answer>> {
+        let (mut bytes, mut buffer) = (Vec::new(), vec![0; FRAME_LEN_MAX]);
+        loop {
+            let len = pipe.read(&mut buffer).await?;
+            if len == 0 {
+                break;
+            }
+            let room = ANSWER_LEN_MAX - bytes.len();
+            bytes.extend_from_slice(&buffer[..len.min(room)]);
+        }
+        let output = Arc::clone(&self.output);
+        let reading = tokio::task::spawn_blocking(move || {
+            let (answer, rest) = Answer::read(&bytes);
+            output.append(OutputStream::Stderr, rest).map(|_| answer)
+        });
+        reading.await.map_err(io::Error::other)?
     }
 }
 

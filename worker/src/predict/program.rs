@@ -68,6 +68,15 @@ pub(super) fn start(tree: &Tree, spec: &JobSpec) -> Start {
             let runner = sources.first().and_then(|(path, content)| runner_of(path, content));
             (runner, &[][..], sources)
         }
+        Program::Handler(handler) => {
+            let mut sources: Vec<_> =
+                handler.files.iter().map(|file| (&file.path, &file.content)).collect();
+            let module = handler.module_file().map(|file| &file.path);
+            sources.sort_by_key(|(path, _)| Some(*path) != module);
+            // Not by its first line: the worker's own words run it.
+            let runner = sources.first().and_then(|(path, _)| runner_of(path, &[]));
+            (runner, &[][..], sources)
+        }
         Program::Command { argv } => {
             let rest = if argv.is_empty() { &config.cmd } else { argv };
             let mut all = config.entrypoint.iter().chain(rest);

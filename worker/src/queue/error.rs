@@ -8,6 +8,7 @@ use sway_core::job::{LimitError, SpecError};
 use sway_core::name::ImageName;
 
 use crate::db::DbError;
+use crate::policy::{Finding, Policy};
 
 /// Why a job is not taken, or not found, or not to be changed.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +16,14 @@ pub enum QueueError {
     /// The request makes no sense on any worker.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// The policy objects to its source.
+    #[error("policy {}: {}", .policy.as_str(), told(.findings))]
+    Policy {
+        /// Which one.
+        policy: Policy,
+        /// What it objects to.
+        findings: Vec<Finding>,
+    },
     /// It asks for more than this worker grants.
     #[error(transparent)]
     Limit(#[from] LimitError),
@@ -94,6 +103,11 @@ pub enum QueueError {
     /// The record.
     #[error(transparent)]
     Db(#[from] DbError),
+}
+
+fn told(findings: &[Finding]) -> String {
+    let told: Vec<String> = findings.iter().map(ToString::to_string).collect();
+    told.join("; ")
 }
 
 fn or_none(known: &[String]) -> String {

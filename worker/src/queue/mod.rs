@@ -27,7 +27,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sway_core::api::jobs::{ImageView, JobList, JobView, OutputStream, RunList, RunView, TraceUse};
-use sway_core::job::{Cause, JobSpec, JobState, Limits};
+use sway_core::handler::{Handler, Runtime};
+use sway_core::job::{Cause, JobSpec, JobState, Limits, Program};
+use sway_core::name::ImageName;
 use sway_core::trace::TraceKey;
 use sway_server::guard::Identity;
 use sway_server::tasks::Tasks;
@@ -49,6 +51,7 @@ use crate::db::{
 };
 use crate::job::output::OutputLog;
 use crate::job::{Go, RunOutcome};
+use crate::policy::Policy;
 
 /// When to try again after the queue was full.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -73,6 +76,10 @@ pub struct QueueConfig {
     pub waiting_max: usize,
     /// What a job gets that asks for nothing.
     pub default_limits: Limits,
+    /// What the source of every job is held to.
+    pub policy: Option<Policy>,
+    /// Where a job runs that names no image.
+    pub default_images: DefaultImages,
     /// What a job gets at most.
     pub maxima: Limits,
     /// Runs that stay on record.
@@ -83,6 +90,28 @@ pub struct QueueConfig {
     pub abandoned_after: Duration,
     /// How long jobs may go on when the worker stops.
     pub stop_grace: Duration,
+}
+
+/// Images of jobs that name none.
+#[derive(Clone, Debug)]
+pub struct DefaultImages {
+    /// Of all but Node.js handlers.
+    pub any: ImageName,
+    /// Of Node.js handlers.
+    pub node: ImageName,
+}
+
+impl DefaultImages {
+    /// The image of a job without one.
+    pub fn of(&self, program: &Program) -> &ImageName {
+        match program {
+            Program::Handler(Handler { runtime: Runtime::Nodejs, .. }) => &self.node,
+            Program::Script { .. }
+            | Program::Folder { .. }
+            | Program::Command { .. }
+            | Program::Handler(_) => &self.any,
+        }
+    }
 }
 
 /// A run with the beginnings of its outputs.
@@ -171,6 +200,10 @@ impl Queue {
         spec.check()?;
         inner.runner.expect();
         let config = &inner.config;
+        let spec = match config.policy {
+            Some(policy) => held_to(policy, spec).await?,
+            None => spec,
+        };
         let limits = Limits::grant(&spec.limits, &config.default_limits, &config.maxima)?;
         let scope = Scope::User(identity.user.clone());
         if let Some(key) = idempotency_key.clone()
@@ -179,6 +212,8 @@ impl Queue {
             return Ok(inner.db.job(&id, &scope).await?.view);
         }
         let key = TraceKey::of_program(&spec.program);
+        let image = spec.image.clone();
+        let image = image.unwrap_or_else(|| config.default_images.of(&spec.program).clone());
         let images = match crate::trace::is_recording(&spec) {
             true => inner.images.without_starts(),
             false => inner.images.clone(),
@@ -186,13 +221,13 @@ impl Queue {
         let active = Active::new(new_id(), identity.user.clone(), &spec, JobState::Approved);
         let (user, operator) = (&identity.user, identity.operator);
         // Most names lead to where they led the last time.
-        let mut ahead = images.expected(user, operator, &spec.image, &key).and_then(|manifest| {
+        let mut ahead = images.expected(user, operator, &image, &key).and_then(|manifest| {
             let place = Arc::clone(&inner.places).try_acquire_owned().ok()?;
             Some(inner.attempt(&active, spec.clone(), limits, manifest, place))
         });
         let is_ahead = ahead.is_some();
         let manifest = {
-            let mut resolving = pin!(images.resolve(user, operator, &spec.image, &key));
+            let mut resolving = pin!(images.resolve(user, operator, &image, &key));
             match tokio::time::timeout(AHEAD_MAX, &mut resolving).await {
                 Ok(resolved) => resolved,
                 Err(_) => {
@@ -219,6 +254,7 @@ impl Queue {
         let job = NewJob {
             id: active.id.clone(),
             username: identity.user.clone(),
+            image,
             spec,
             manifest,
             limits,
@@ -242,7 +278,7 @@ impl Queue {
         active: Arc<Active>,
         ahead: Option<Attempt>,
     ) -> Result<String, QueueError> {
-        let image = job.spec.image.clone();
+        let image = job.image.clone();
         match self.0.db.insert_job(job).await? {
             Accepted::Known(id) => Ok(id),
             Accepted::New(id) => {
@@ -588,6 +624,7 @@ impl Inner {
             trace: outcome.trace,
             trace_pushed_bytes: outcome.trace_pushed_bytes,
             memory_peak_bytes: outcome.memory_peak_bytes,
+            answer: outcome.answer,
             mount_ms: millis(outcome.mount),
             start_ms: millis(outcome.start),
             first_output_ms: outcome.first_output.map(millis),
@@ -623,6 +660,7 @@ impl Inner {
                 trace: TraceUse::None,
                 trace_pushed_bytes: 0,
                 memory_peak_bytes: None,
+                answer: None,
                 mount_ms: 0,
                 start_ms: 0,
                 first_output_ms: None,
@@ -647,6 +685,13 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// The spec, unless the policy objects to it.
+async fn held_to(policy: Policy, spec: JobSpec) -> Result<JobSpec, QueueError> {
+    let looking = tokio::task::spawn_blocking(move || (policy.findings(&spec), spec));
+    let (findings, spec) = looking.await.map_err(|_| QueueError::Stopping)?;
+    if findings.is_empty() { Ok(spec) } else { Err(QueueError::Policy { policy, findings }) }
 }
 
 /// Whether this is so much of an output that there may be more of it.

@@ -120,7 +120,7 @@ fn spec_of(
     name.digest = Some(image);
     let (label, value) = RECORD_LABEL;
     Ok(JobSpec {
-        image: name,
+        image: Some(name),
         program,
         args,
         env: Default::default(),
@@ -200,7 +200,7 @@ mod tests {
     fn without_a_command_the_images_own_is_run() {
         let own = spec("", None);
         assert_eq!(own.program, Program::Command { argv: vec![] });
-        assert!(own.detach && own.image.digest.is_some());
+        assert!(own.detach && own.image.is_some_and(|image| image.digest.is_some()));
         let refused = spec_of(request("", None), Digest::of(b"x"), &image(&[]));
         assert!(matches!(refused, Err(PrepareError::NoCommand)));
     }

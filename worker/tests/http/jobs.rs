@@ -304,7 +304,7 @@ async fn malformed_requests_are_refused_with_the_reason_and_change_nothing() {
         body
     };
     let cases = [
-        (json!({}).to_string(), "malformed_json", "image"),
+        (json!({}).to_string(), "malformed_json", "program"),
         ("{\"image\": ".to_owned(), "malformed_json", "EOF"),
         ("\u{0}".to_owned(), "malformed_json", "expected value"),
         (with("cpu", json!(1)).to_string(), "malformed_json", "cpu"),
@@ -344,13 +344,25 @@ async fn malformed_requests_are_refused_with_the_reason_and_change_nothing() {
 async fn an_unknown_image_is_answered_with_those_there_are() {
     let worker = Worker::start().await;
     for (user, image, known) in [
-        ("ada", "scippy", "ada/own:1, library/scipy:latest"),
-        ("ada", "own:2", "ada/own:1, library/scipy:latest"),
+        (
+            "ada",
+            "scippy",
+            "ada/own:1, library/node:latest, library/science:latest, library/scipy:latest",
+        ),
+        (
+            "ada",
+            "own:2",
+            "ada/own:1, library/node:latest, library/science:latest, library/scipy:latest",
+        ),
         // Not hers to know about.
-        ("bob", "ada/nothing", "bob/secret:latest, library/scipy:latest"),
+        (
+            "bob",
+            "ada/nothing",
+            "bob/secret:latest, library/node:latest, library/science:latest, library/scipy:latest",
+        ),
     ] {
         let mut asked = spec(&["say"]);
-        asked.image = image.parse().unwrap();
+        asked.image = Some(image.parse().unwrap());
         let refusal = worker.client(user).jobs().submit(&asked).await.unwrap_err();
         let ClientError::Refused { status, code, message, .. } = refusal else {
             panic!("{refusal:?}")
@@ -365,10 +377,14 @@ async fn a_digest_in_the_name_must_be_the_images() {
     let worker = Worker::start().await;
     let client = worker.client("ada");
     let mut asked = spec(&["say", "x"]);
-    asked.image.digest = Some(sway_core::digest::Digest::of(b"scipy"));
+    let with_digest = |of: &[u8]| {
+        let name = format!("scipy@{}", sway_core::digest::Digest::of(of));
+        Some(name.parse().unwrap())
+    };
+    asked.image = with_digest(b"scipy");
     let job = client.jobs().submit(&asked).await.unwrap();
     assert_eq!(job.manifest, sway_core::digest::Digest::of(b"scipy"));
-    asked.image.digest = Some(sway_core::digest::Digest::of(b"other"));
+    asked.image = with_digest(b"other");
     let refusal = client.jobs().submit(&asked).await.unwrap_err();
     assert!(refusal.to_string().contains("has moved"), "{refusal}");
 }

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod access;
+mod compat;
 mod jobs;
 mod logs;
 mod pages;

@@ -69,7 +69,10 @@ async fn images_are_the_users_own_and_the_librarys() {
     let worker = Worker::start().await;
     let images = worker.client("ada").jobs().images().await.unwrap();
     let names: Vec<String> = images.iter().map(|image| image.name.to_string()).collect();
-    assert_eq!(names, ["ada/own:1", "library/scipy:latest"]);
+    assert_eq!(
+        names,
+        ["ada/own:1", "library/node:latest", "library/science:latest", "library/scipy:latest"]
+    );
 }
 
 #[tokio::test]

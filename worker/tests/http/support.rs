@@ -12,7 +12,7 @@ use sway_client::refs::Expect;
 use sway_client::{Client, ClientConfig};
 use sway_core::api::jobs::{JobEvent, JobView, OutputStream, TraceUse};
 use sway_core::digest::Digest;
-use sway_core::job::{Cause, JobSpec, LimitsRequest, Network, Program};
+use sway_core::job::{Cause, JobFile, JobSpec, LimitsRequest, Network, Program};
 use sway_server::token::Token;
 use sway_worker::account::CacheFigures;
 use sway_worker::config::Config;
@@ -177,7 +177,7 @@ impl Request {
     }
 }
 
-/// A fileserver with `scipy` in the library, `own` of ada, `secret` of bob.
+/// A fileserver with `scipy`, `science` and `node` in the library, `own` of ada, `secret` of bob.
 async fn fileserver(shutdown: CancellationToken) -> SocketAddr {
     let token = Token::parse(TOKEN).unwrap();
     let data = tempfile::tempdir().unwrap();
@@ -194,6 +194,8 @@ async fn fileserver(shutdown: CancellationToken) -> SocketAddr {
     let client = Client::new(&config).unwrap();
     for (name, content) in [
         ("images/library/scipy:latest", "scipy"),
+        ("images/library/science:latest", "science"),
+        ("images/library/node:latest", "node"),
         ("images/ada/own:1", "own"),
         ("images/bob/secret:latest", "secret"),
     ] {
@@ -207,7 +209,7 @@ async fn fileserver(shutdown: CancellationToken) -> SocketAddr {
 /// A job whose command the [`Actor`] plays.
 pub(crate) fn spec(argv: &[&str]) -> JobSpec {
     JobSpec {
-        image: "scipy".parse().unwrap(),
+        image: Some("scipy".parse().unwrap()),
         program: Program::Command { argv: argv.iter().map(|&arg| arg.to_owned()).collect() },
         args: vec![],
         env: BTreeMap::new(),
@@ -268,7 +270,8 @@ pub(crate) fn database(data: &Path) -> rusqlite::Connection {
 ///
 /// `say TEXT…` writes each text as a piece of its own; `exit N`; `hang` waits to be cancelled;
 /// `wait` is cancelled before its process starts; `cat` returns its input; `big N` writes N bytes;
-/// `broken` fails as the infrastructure does.
+/// `fail TEXT…` writes to stderr and exits with 1; `answer RESULT` and `answer error` end as a
+/// handler does; `too CAUSE` ends with that cause; `broken` fails as the infrastructure does.
 #[derive(Debug)]
 pub(crate) struct Actor;
 
@@ -278,10 +281,21 @@ impl RunJob for Actor {
     }
 }
 
+fn line(file: &JobFile) -> Vec<String> {
+    let text = String::from_utf8(file.content.clone()).unwrap();
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
 async fn play(order: RunOrder) -> RunOutcome {
     let mut go = order.go.await.unwrap();
-    let Program::Command { argv } = &order.spec.program else { panic!("only commands are played") };
-    let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+    let words = match &order.spec.program {
+        Program::Command { argv } => argv.clone(),
+        // Scripts and handlers are plays of one line.
+        Program::Script { file } => line(file),
+        Program::Handler(handler) => line(handler.module_file().unwrap()),
+        Program::Folder { .. } => panic!("folders are not played"),
+    };
+    let argv: Vec<&str> = words.iter().map(String::as_str).collect();
     let mut outcome = outcome();
     if argv[0] == "wait" {
         order.cancel.cancelled().await;
@@ -315,6 +329,20 @@ async fn play(order: RunOrder) -> RunOutcome {
         "big" => {
             write(&vec![b'x'; argv[1].parse().unwrap()]);
         }
+        "fail" => {
+            let words = argv[1..].join(" ").replace("\\n", "\n");
+            go.output.append(OutputStream::Stderr, words.as_bytes()).unwrap();
+            outcome.exit_code = Some(1);
+        }
+        "answer" => {
+            let (result, error) = match argv[1] {
+                "error" => (None, Some("it failed".to_owned())),
+                result => (Some(result.to_owned()), None),
+            };
+            outcome.exit_code = Some(error.is_some().into());
+            outcome.answer = Some(sway_core::handler::Answer { result, error, duration_ms: 7 });
+        }
+        "too" => outcome.cause = Cause::from_name(argv[1]).unwrap(),
         "broken" => {
             outcome.cause = Cause::Infrastructure;
             outcome.exit_code = None;
@@ -342,6 +370,7 @@ fn outcome() -> RunOutcome {
         account: None,
         trace: TraceUse::None,
         trace_pushed_bytes: 0,
+        answer: None,
         stdout_truncated: false,
         stderr_truncated: false,
     }

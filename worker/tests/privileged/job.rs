@@ -172,7 +172,7 @@ pub(crate) struct Order {
 impl Order {
     pub(crate) fn new(program: Program) -> Self {
         let spec = JobSpec {
-            image: "base".parse().unwrap(),
+            image: Some("base".parse().unwrap()),
             program,
             args: vec![],
             env: BTreeMap::new(),

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod job;
+mod handler;
 mod job_isolation;
 mod job_on_mount;
 mod overlay;

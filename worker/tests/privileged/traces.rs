@@ -82,7 +82,7 @@ fn ada() -> UserName {
 
 fn reads(image: &str, files: &str) -> JobSpec {
     JobSpec {
-        image: image.parse().unwrap(),
+        image: Some(image.parse().unwrap()),
         ..script(&format!("cat {files} >/dev/null; echo done"))
     }
 }

@@ -189,7 +189,7 @@ pub(crate) fn script(text: &str) -> JobSpec {
         executable: true,
     };
     JobSpec {
-        image: "tiny".parse().unwrap(),
+        image: Some("tiny".parse().unwrap()),
         program: Program::Script { file },
         args: vec![],
         env: BTreeMap::new(),

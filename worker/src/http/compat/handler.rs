@@ -1,0 +1,29 @@
+//! `SRaaS`'s envelope: a handler and its input in, its result, logs and error out.
+
+use axum::Extension;
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use sway_core::api::execute::{ExecuteRequest, Executed};
+use sway_server::error::{Json, ServerError};
+use sway_server::guard::Identity;
+
+use super::{App, Ended, answer, ended};
+use crate::http::bodies::BodyPermit;
+use crate::queue::QueueError;
+
+/// `POST /execute`.
+pub(in crate::http) async fn execute(
+    State(app): State<App>,
+    identity: Identity,
+    Extension(permit): Extension<BodyPermit>,
+    Json(request): Json<ExecuteRequest>,
+) -> Result<Response, ServerError> {
+    let spec = request.into_spec().map_err(QueueError::from)?;
+    Ok(match ended(&app, &identity, spec, permit).await? {
+        Ended::Run(found) => answer(*found, Executed::of_run),
+        Ended::Never(reason) => {
+            let (logs, error) = (String::new(), Some(reason));
+            Json(Executed { result: None, logs, error, duration_ms: 0 }).into_response()
+        }
+    })
+}

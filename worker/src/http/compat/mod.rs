@@ -1,0 +1,91 @@
+//! The requests that users of other systems already send: `POST /run` in the forms of `PyRunner`
+//! and of tinycontainerruntime, `POST /execute` with the envelope of `SRaaS`.
+//!
+//! Each is a job like any other; what differs is what it asks for where the caller says nothing,
+//! and the shape of the answer. Code that fails is an answer with status 200.
+
+mod fields;
+mod handler;
+mod pyrunner;
+mod tinycontainer;
+mod traceback;
+mod uploads;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use sway_core::api::jobs::RunView;
+use sway_core::job::JobSpec;
+use sway_server::error::{Json, ServerError};
+use sway_server::guard::Identity;
+
+pub(super) use self::handler::execute;
+pub(super) use self::pyrunner::{MEMORY_MIB_MAX, TIMEOUT_S_MAX};
+pub(super) use self::tinycontainer::upload;
+pub use self::uploads::Uploads;
+use super::bodies::BodyPermit;
+use super::whole::with_outputs;
+use super::{App, scope};
+use crate::queue::{FoundRun, QueueError};
+
+/// The run's number, in every answer that tells of one.
+const RUN_HEADER: &str = "x-sway-run";
+
+/// `POST /run`: the fields tell whose form it is.
+pub(super) async fn run(
+    State(app): State<App>,
+    identity: Identity,
+    Extension(permit): Extension<BodyPermit>,
+    Json(fields): Json<Map<String, Value>>,
+) -> Result<Response, ServerError> {
+    match (fields.contains_key("code"), fields.contains_key("FileName")) {
+        (true, false) => pyrunner::run(app, identity, permit, fields).await,
+        (false, true) => tinycontainer::run(app, identity, permit, fields).await,
+        (true, true) => Err(form_unknown("both code and FileName are given")),
+        (false, false) => Err(form_unknown("neither code nor FileName is given")),
+    }
+}
+
+fn form_unknown(message: &str) -> ServerError {
+    ServerError::bad_request("bad_form", message).hint(
+        "send code (with timeout, memory_limit, image) to run it, \
+         or FileName (with Username) to run what PUT /batch-upload stored",
+    )
+}
+
+/// How a job ended.
+enum Ended {
+    /// With a run.
+    Run(Box<FoundRun>),
+    /// Without one, and why.
+    Never(String),
+}
+
+/// Has a job run to its end. What a policy objects to is an answer like any other.
+async fn ended(
+    app: &App,
+    identity: &Identity,
+    spec: JobSpec,
+    permit: BodyPermit,
+) -> Result<Ended, ServerError> {
+    let job = match app.queue.submit(identity, spec, None).await {
+        Err(error @ QueueError::Policy { .. }) => return Ok(Ended::Never(error.to_string())),
+        submitted => submitted?,
+    };
+    drop(permit);
+    let scope = scope(identity, false)?;
+    let job = app.queue.wait(&job.id, &scope).await?;
+    let Some(run) = &job.run else {
+        return Ok(Ended::Never(job.state.as_str().to_owned()));
+    };
+    let run = app.queue.run(&run.id.to_string(), &scope).await?;
+    Ok(Ended::Run(Box::new(run)))
+}
+
+/// The answer that `shape` makes of a run, its outputs whole.
+fn answer<T: Serialize>(found: FoundRun, shape: impl FnOnce(RunView) -> T) -> Response {
+    let number = found.run.id;
+    ([(RUN_HEADER, number.to_string())], with_outputs(found, shape)).into_response()
+}

@@ -1,0 +1,67 @@
+//! What a job's source may name: advice on top of isolation, and never in its place.
+//!
+//! A policy looks at Python before a job is queued: the syntax tree is walked, nothing is run.
+//! What is put together while the program runs can't be seen, so a policy keeps honest code within
+//! a set of libraries; containers keep all code within its limits.
+
+mod depth;
+mod python;
+
+use std::fmt;
+
+use sway_core::job::{JobFile, JobSpec, Program};
+
+/// A set of rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Policy {
+    /// Python for science: mathematics, data, no files, no network, no code from text.
+    Science,
+}
+
+/// What a policy objects to, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The file, as the job has it.
+    pub file: String,
+    /// Counted from 1.
+    pub line: usize,
+    /// In characters, counted from 1.
+    pub column: usize,
+    /// What is wrong there.
+    pub reason: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { file, line, column, reason } = self;
+        write!(f, "{file}:{line}:{column}: {reason}")
+    }
+}
+
+/// Findings that are told at most.
+const FINDINGS_MAX: usize = 20;
+
+impl Policy {
+    /// The name in messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Science => "science",
+        }
+    }
+
+    /// What this policy objects to in a job's own Python files, in their order. Commands of an
+    /// image and files of other languages are not looked at.
+    pub fn findings(self, spec: &JobSpec) -> Vec<Finding> {
+        let files: &[JobFile] = match &spec.program {
+            Program::Script { file } => std::slice::from_ref(file),
+            Program::Folder { files, .. } => files,
+            Program::Handler(handler) => &handler.files,
+            Program::Command { .. } => &[],
+        };
+        let Self::Science = self;
+        let own = python::modules(files);
+        let sources = files.iter().filter(|file| python::is_python(file));
+        let findings = sources.flat_map(|file| python::findings(file, &own));
+        findings.take(FINDINGS_MAX).collect()
+    }
+}
