@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ColorChoice, Parser, Subcommand};
 
-use crate::commands::{completions, doctor, export, images, logs, mount, run, runs, up};
+use crate::commands::{completions, doctor, export, images, invoke, logs, mount, run, runs, up};
 
 /// `sway …`
 #[derive(Debug, Parser)]
@@ -87,6 +87,8 @@ pub(crate) enum Command {
     Export(Box<export::ExportArgs>),
     /// Run a script or a folder in an image
     Run(Box<run::RunArgs>),
+    /// Call a function with an event, and print its answer as JSON
+    Invoke(Box<invoke::InvokeArgs>),
     /// List what ran, or show one run
     Runs(runs::RunsArgs),
     /// Print the output of a run

@@ -62,7 +62,11 @@ fn start(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
     let context = Context { settings, output: output.clone() };
     let runtime = match &command {
         // They wait for servers and do little themselves: threads would only cost their start.
-        Command::Run(_) | Command::Logs(_) | Command::Runs(_) | Command::Images(_) => {
+        Command::Run(_)
+        | Command::Invoke(_)
+        | Command::Logs(_)
+        | Command::Runs(_)
+        | Command::Images(_) => {
             tokio::runtime::Builder::new_current_thread().enable_all().build()?
         }
         _ => tokio::runtime::Runtime::new()?,

@@ -7,6 +7,7 @@ use crate::exit_code::ExitCode;
 pub(crate) mod up;
 pub(crate) mod export;
 pub(crate) mod run;
+pub(crate) mod invoke;
 pub(crate) mod runs;
 pub(crate) mod logs;
 pub(crate) mod images;
@@ -20,6 +21,7 @@ pub(crate) async fn dispatch(command: Command, context: &Context) -> anyhow::Res
         Command::Up(args) => up::run(*args, context).await,
         Command::Export(args) => export::run(*args, context).await,
         Command::Run(args) => run::run(*args, context).await,
+        Command::Invoke(args) => invoke::run(*args, context).await,
         Command::Runs(args) => runs::run(args, context).await,
         Command::Logs(args) => logs::run(args, context).await,
         Command::Images(args) => images::run(args, context).await,

@@ -73,6 +73,11 @@ impl FakeWorker {
 
     /// The same, with events sent while it runs.
     pub(crate) fn with_live_job() -> (Sender<Value>, Self) {
+        Self::with_live_job_ending(with_outputs(run("exited", Some(0))))
+    }
+
+    /// The same, with this run on record.
+    pub(crate) fn with_live_job_ending(recorded: Value) -> (Sender<Value>, Self) {
         let (sender, events) = channel();
         let events = Arc::new(Mutex::new(events));
         let worker =
@@ -81,7 +86,7 @@ impl FakeWorker {
                 ("GET", "/v1/jobs/j1/logs") => Answer::Events(Arc::clone(&events)),
                 ("POST", "/v1/jobs/j1/cancel") => Answer::Json(200, job()),
                 ("POST", "/v1/jobs/j1/stdin") => Answer::Json(200, json!({})),
-                ("GET", "/v1/runs/7") => Answer::Json(200, with_outputs(run("exited", Some(0)))),
+                ("GET", "/v1/runs/7") => Answer::Json(200, recorded.clone()),
                 _ => Answer::Json(404, error("not_found", "no such path", None)),
             });
         (sender, worker)

@@ -7,4 +7,5 @@ mod sway;
 mod help;
 mod errors;
 mod run;
+mod invoke;
 mod record;

@@ -20,6 +20,13 @@ impl Home {
         self.0.path()
     }
 
+    /// Writes a file, and the folders that lead to it.
+    pub(crate) fn write(&self, path: &str, content: &str) {
+        let path = self.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+
     fn prepare(&self, command: &mut Command, worker: &str) {
         command
             .env_clear()
