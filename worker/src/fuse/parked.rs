@@ -86,13 +86,13 @@ impl Adapter {
             Outlook::Near(_) => (false, PATIENCE),
             _ => (false, Duration::ZERO),
         };
-        let mut span = None;
+        let (mut is_coming, mut span) = (false, None);
         match outlook {
             Outlook::Near(key) | Outlook::Far(key) | Outlook::Open(key) => {
                 let waiter: Arc<dyn Waiter> = Arc::<Waiting>::clone(&waiting);
                 match board.park(key, &waiter) {
                     Parked::Here(group) => return waiting.complete(&group),
-                    Parked::Waits => {}
+                    Parked::Waits => is_coming = true,
                     Parked::Gone => patience = Duration::ZERO,
                 }
             }
@@ -111,7 +111,10 @@ impl Adapter {
                     account.missed(len as u64);
                 }
                 let _demand = Board::demand(&board);
-                rootfs.read(ino, offset, len, &account).await
+                match is_coming && !is_forsaken {
+                    true => rootfs.read_coming(ino, offset, len, &account).await,
+                    false => rootfs.read(ino, offset, len, &account).await,
+                }
             };
             // A task that is dropped drops its reply, which answers EIO.
             tokio::select! {

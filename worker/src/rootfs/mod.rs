@@ -312,10 +312,25 @@ impl Rootfs {
         account: &Arc<RunAccount>,
     ) -> Result<Content, RootfsError> {
         self.regular(ino)?;
+        if let Some(predictor) = &self.predictor {
+            predictor.missed(ino, offset, len, account);
+        }
+        self.read_coming(ino, offset, len, account).await
+    }
+
+    /// Like [`Rootfs::read`], of what a start brings, but too late for this read: nothing more is
+    /// guessed from it.
+    pub async fn read_coming(
+        &self,
+        ino: Ino,
+        offset: u64,
+        len: usize,
+        account: &Arc<RunAccount>,
+    ) -> Result<Content, RootfsError> {
+        self.regular(ino)?;
         let plan = read_plan(&self.manifest, ino, offset, len);
         let parts = self.parts(&plan);
         if let Some(predictor) = &self.predictor {
-            predictor.missed(ino, offset, len, account);
             predictor.touched(ino);
         }
         self.read_ahead(ino, offset, len, account);
