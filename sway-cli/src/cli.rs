@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ColorChoice, Parser, Subcommand};
 
-use crate::commands::{completions, doctor, export, images, invoke, logs, mount, run, runs, up};
+use crate::commands::{
+    completions, doctor, export, images, invoke, logs, mount, outputs, run, runs, up,
+};
 
 /// `sway …`
 #[derive(Debug, Parser)]
@@ -93,6 +95,8 @@ pub(crate) enum Command {
     Runs(runs::RunsArgs),
     /// Print the output of a run
     Logs(logs::LogsArgs),
+    /// List or fetch the files that a run left in /output
+    Outputs(outputs::OutputsArgs),
     /// List the images that can be run
     Images(images::ImagesArgs),
     /// Mount an image on a directory, to look around in it

@@ -9,7 +9,11 @@ mod context;
 mod export;
 mod project;
 mod program;
+mod data;
+mod job_folder;
+mod panel;
 mod follow;
+mod outputs;
 mod interrupt;
 mod size;
 mod output;
@@ -65,6 +69,7 @@ fn start(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
         Command::Run(_)
         | Command::Invoke(_)
         | Command::Logs(_)
+        | Command::Outputs(_)
         | Command::Runs(_)
         | Command::Images(_) => {
             tokio::runtime::Builder::new_current_thread().enable_all().build()?

@@ -110,6 +110,13 @@ impl Output {
         self.to_stderr(format_args!("{} {text}", "warning:".yellow().bold()));
     }
 
+    /// What a run was given: said unless only errors are wanted, and never where the result goes.
+    pub(crate) fn setting(&self, text: impl Display) {
+        if !self.quiet {
+            self.to_stderr(text);
+        }
+    }
+
     /// How a run ended: always said, unless it ended well and only errors are wanted.
     pub(crate) fn verdict(&self, good: bool, text: impl Display) {
         match good {
@@ -139,6 +146,10 @@ impl Output {
 pub(crate) struct Relay {
     stdout: tokio::io::Stdout,
     stderr: tokio::io::Stderr,
+    /// Whether it goes there, and not to the logs alone.
+    is_shown: bool,
+    /// Files that get stdout and stderr too.
+    logs: Option<[File; 2]>,
     /// Whether what was written last to where stderr goes was not a whole line.
     line_is_open: bool,
     /// Whether stdout goes to the same terminal, file or pipe.
@@ -151,13 +162,29 @@ impl Relay {
         Self {
             stdout: tokio::io::stdout(),
             stderr: tokio::io::stderr(),
+            is_shown: true,
+            logs: None,
             line_is_open: false,
             is_one: identity(&io::stdout()).is_some_and(|it| Some(it) == identity(&io::stderr())),
         }
     }
 
+    /// Into these files too, stdout and stderr; where it is not shown, into them alone.
+    pub(crate) fn into_logs(self, logs: Option<[File; 2]>, is_shown: bool) -> Self {
+        Self { logs, is_shown, ..self }
+    }
+
     /// Writes all of `data`, unbuffered.
     pub(crate) async fn write(&mut self, stream: OutputStream, data: &[u8]) -> io::Result<()> {
+        if let Some([stdout, stderr]) = &mut self.logs {
+            match stream {
+                OutputStream::Stdout => stdout.write_all(data)?,
+                OutputStream::Stderr => stderr.write_all(data)?,
+            }
+        }
+        if !self.is_shown {
+            return Ok(());
+        }
         match stream {
             OutputStream::Stdout => {
                 self.stdout.write_all(data).await?;

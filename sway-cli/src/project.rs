@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sway_core::name::ImageName;
 
 use crate::config;
-use crate::export::dockerfile_in;
+use crate::export::{dockerfile_in, has_recipe};
 
 /// Directories that are remembered before those that are gone are forgotten.
 const PROJECTS_MAX: usize = 1_000;
@@ -32,7 +32,8 @@ pub(crate) fn remember(directory: &Path, image: &ImageName) -> io::Result<()> {
 }
 
 /// The image of the project that a script or folder belongs to: of the nearest directory above it
-/// that was exported, or that has a Dockerfile and so would be exported under its own name.
+/// that was exported, or that has a Dockerfile and so would be exported under its own name. Of the
+/// script's or folder's own directory a pyproject.toml or requirements.txt says the same.
 pub(crate) fn find(program: &Path) -> Option<ImageName> {
     let known = state_path().map(|path| load(&path)).unwrap_or_default();
     find_among(&known, program)
@@ -60,11 +61,13 @@ fn remember_in(path: &Path, directory: &Path, image: &ImageName) -> io::Result<(
 
 fn find_among(known: &Projects, program: &Path) -> Option<ImageName> {
     let program = fs_err::canonicalize(program).ok()?;
-    program.ancestors().filter(|directory| directory.is_dir()).find_map(|directory| {
+    let directories = program.ancestors().filter(|directory| directory.is_dir());
+    directories.enumerate().find_map(|(above, directory)| {
         let remembered = directory.to_str().and_then(|directory| known.projects.get(directory));
         remembered.cloned().or_else(|| {
-            dockerfile_in(directory)?;
-            ImageName::from_folder(directory.file_name()?.to_str()?)
+            let is_own = above == 0 && has_recipe(directory);
+            let is_project = is_own || dockerfile_in(directory).is_some();
+            is_project.then(|| ImageName::from_folder(directory.file_name()?.to_str()?)).flatten()
         })
     })
 }
@@ -98,6 +101,11 @@ mod tests {
         let script = inner.join("app.py");
         fs_err::write(&script, "").unwrap();
         assert_eq!(find_among(&load(&state), &script), None);
+
+        // What an application above it installs is not this script's business.
+        fs_err::write(project.join("pyproject.toml"), "").unwrap();
+        assert_eq!(find_among(&load(&state), &script), None);
+        assert_eq!(find_among(&load(&state), &project), Some("my-project".parse().unwrap()));
 
         fs_err::write(project.join("Dockerfile"), "").unwrap();
         assert_eq!(find_among(&load(&state), &script), Some("my-project".parse().unwrap()));

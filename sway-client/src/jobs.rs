@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::Stream;
 use futures::stream::BoxStream;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use reqwest::{Body, Method, Response};
 use sway_core::api::jobs::{
-    ImageList, ImageView, JobEvent, JobView, RunList, RunView, TraceAnswer, TraceRequest,
+    ImageList, ImageView, JobEvent, JobView, OutputFile, OutputFiles, RunList, RunView,
+    TraceAnswer, TraceRequest,
 };
 use sway_core::job::JobSpec;
 
@@ -91,6 +93,31 @@ impl Jobs<'_> {
         self.0.call(|| self.0.request(Method::GET, &path)).await
     }
 
+    /// What a job left in `/output`, folders before what they hold.
+    pub async fn output_files(&self, id: &str) -> Result<Vec<OutputFile>, ClientError> {
+        let path = format!("/v1/jobs/{}/outputs", encoded(id));
+        let list: OutputFiles = self.0.call(|| self.0.request(Method::GET, &path)).await?;
+        Ok(list.files)
+    }
+
+    /// All that a job left in `/output`, as a tar archive.
+    pub async fn output_archive(&self, id: &str) -> Result<Download, ClientError> {
+        let path = format!("/v1/jobs/{}/outputs?format=tar", encoded(id));
+        self.download(&path).await
+    }
+
+    /// One file that a job left in `/output`.
+    pub async fn output(&self, id: &str, path: &str) -> Result<Download, ClientError> {
+        let path = utf8_percent_encode(path, NON_ALPHANUMERIC);
+        self.download(&format!("/v1/jobs/{}/outputs/{path}", encoded(id))).await
+    }
+
+    async fn download(&self, path: &str) -> Result<Download, ClientError> {
+        let request = || self.0.request(Method::GET, path);
+        let response = self.0.retry(|| self.0.streamed(request())).await?;
+        Ok(Download { client: self.0.clone(), response })
+    }
+
     /// The images that the caller can run.
     pub async fn images(&self) -> Result<Vec<ImageView>, ClientError> {
         let list: ImageList = self.0.call(|| self.0.request(Method::GET, "/v1/images")).await?;
@@ -144,6 +171,21 @@ impl Jobs<'_> {
                 tokio::time::sleep(RECONNECT_PAUSE).await;
             }
         })
+    }
+}
+
+/// An answer that comes in pieces.
+#[derive(Debug)]
+pub struct Download {
+    client: Client,
+    response: Response,
+}
+
+impl Download {
+    /// The next piece; none at the end. An answer that breaks off is an error.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        let piece = self.client.within_idle(self.response.chunk()).await?;
+        piece.map_err(|error| self.client.failed(error))
     }
 }
 

@@ -1,12 +1,12 @@
 //! What a job is: what it asks for, what it may ask for, the states that it goes through.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::handler::Handler;
-use crate::name::ImageName;
+use crate::name::{DatasetName, ImageName};
 
 /// A request to run something in an image.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +26,13 @@ pub struct JobSpec {
     /// What the caller asks for; what is left out gets the entry's default.
     #[serde(default)]
     pub limits: LimitsRequest,
+    /// Data that it reads, below `/data`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub datasets: Vec<Dataset>,
+    /// A directory `/output` whose files are kept with the run, and its limits; without it the job
+    /// has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<OutputRequest>,
     /// What the job can reach.
     #[serde(default)]
     pub network: Network,
@@ -52,12 +59,90 @@ impl JobSpec {
             args: Vec::new(),
             env: BTreeMap::new(),
             limits: LimitsRequest::default(),
+            datasets: Vec::new(),
+            output: None,
             network: Network::default(),
             stdin: false,
             detach: false,
             fail_on_output_limit: false,
             labels: BTreeMap::new(),
         }
+    }
+}
+
+/// Data that a job reads: a file tree on the fileserver, as an image is one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dataset {
+    /// Its name below `/data`. Where absent, it is `/data` itself: for a folder that comes alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What it is.
+    pub kind: DatasetKind,
+    /// Which one: the ref behind it leads to its manifest.
+    pub dataset: DatasetName,
+}
+
+/// Datasets of one job.
+pub const DATASETS_MAX: usize = 16;
+
+/// What a dataset is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DatasetKind {
+    /// One file: the only entry of its manifest's root.
+    File,
+    /// All of its manifest's tree.
+    Folder,
+}
+
+/// Limits of `/output` that a caller asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutputRequest {
+    /// Bytes of all files together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// Files, folders and links.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<u64>,
+    /// Bytes of one file that the job writes, wherever it writes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_bytes: Option<u64>,
+}
+
+/// Limits of `/output` that hold for a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputLimits {
+    /// Bytes of all files together.
+    pub bytes: u64,
+    /// Files, folders and links.
+    pub files: u64,
+    /// Bytes of one file.
+    pub file_bytes: u64,
+}
+
+impl OutputLimits {
+    /// What a job gets that asks for no more than an `/output`.
+    pub const DEFAULT: Self = Self { bytes: 64 << 20, files: 1000, file_bytes: 64 << 20 };
+
+    /// A worker's maxima unless configured.
+    pub const MAXIMA: Self = Self { bytes: 1 << 30, files: 100_000, file_bytes: 1 << 30 };
+
+    /// What holds for a job that asks for `request`. One file may have what all may have, unless
+    /// the request says less.
+    pub fn grant(request: &OutputRequest, maxima: &Self) -> Result<Self, LimitError> {
+        let pick = |field, asked: Option<u64>, default: u64, max: u64| match asked {
+            None => Ok(default.min(max)),
+            Some(asked) if asked == 0 || asked > max => {
+                Err(LimitError { field, asked, min: 1, max })
+            }
+            Some(asked) => Ok(asked),
+        };
+        let bytes = pick("output.bytes", request.bytes, Self::DEFAULT.bytes, maxima.bytes)?;
+        let files = pick("output.files", request.files, Self::DEFAULT.files, maxima.files)?;
+        let file_bytes = pick("output.file_bytes", request.file_bytes, bytes, maxima.file_bytes)?;
+        Ok(Self { bytes, files, file_bytes: file_bytes.min(bytes) })
     }
 }
 
@@ -189,6 +274,9 @@ pub struct Limits {
     pub output_bytes: u64,
     /// Bytes of `/tmp`.
     pub tmp_bytes: u64,
+    /// Of `/output`; none where the job has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<OutputLimits>,
 }
 
 impl Limits {
@@ -200,6 +288,7 @@ impl Limits {
         pids: 64,
         output_bytes: 10 << 20,
         tmp_bytes: 64 << 20,
+        output: None,
     };
 
     /// Defaults of code that comes in `PyRunner`'s form of `/run`.
@@ -224,10 +313,12 @@ impl Limits {
             pids: 1024,
             output_bytes: 100 << 20,
             tmp_bytes: 1 << 30,
+            output: Some(OutputLimits::MAXIMA),
         }
     }
 
-    /// What holds for a job that asks for `request`. Defaults are lowered to the maxima;
+    /// What holds for a job that asks for `request`, which says nothing of `/output`: that is
+    /// [`OutputLimits::grant`]'s. Defaults are lowered to the maxima;
     /// a request beyond them is refused, never lowered in silence.
     pub fn grant(
         request: &LimitsRequest,
@@ -287,6 +378,7 @@ impl Limits {
                 4096,
                 maxima.tmp_bytes,
             )?,
+            output: None,
         })
     }
 }
@@ -367,6 +459,21 @@ impl JobSpec {
         }
         if self.args.iter().any(|arg| arg.contains('\0')) {
             return bad("args", "an argument holds a NUL".to_owned());
+        }
+        if self.datasets.len() > DATASETS_MAX {
+            let reason = format!("{} of them, and at most {DATASETS_MAX} go", self.datasets.len());
+            return bad("datasets", reason);
+        }
+        let mut names = BTreeSet::new();
+        for dataset in &self.datasets {
+            let reason = match &dataset.name {
+                Some(name) if !is_plain_name(name) => format!("{name:?} is not a file name"),
+                Some(name) if !names.insert(name) => format!("{name:?} is there twice"),
+                None if self.datasets.len() > 1 => "several need names".to_owned(),
+                None if dataset.kind == DatasetKind::File => "a file needs a name".to_owned(),
+                _ => continue,
+            };
+            return bad("datasets", reason);
         }
         let sound = |(name, value): (&String, &String)| {
             !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
@@ -513,20 +620,8 @@ mod tests {
     use super::*;
 
     fn script(path: &str) -> JobSpec {
-        JobSpec {
-            image: Some("scipy".parse().unwrap()),
-            program: Program::Script {
-                file: JobFile { path: path.to_owned(), content: vec![0, 255], executable: false },
-            },
-            args: vec![],
-            env: BTreeMap::new(),
-            limits: LimitsRequest::default(),
-            network: Network::None,
-            stdin: false,
-            detach: false,
-            fail_on_output_limit: false,
-            labels: BTreeMap::new(),
-        }
+        let file = JobFile { path: path.to_owned(), content: vec![0, 255], executable: false };
+        JobSpec::new(Some("scipy".parse().unwrap()), Program::Script { file })
     }
 
     #[test]
@@ -556,6 +651,55 @@ mod tests {
         assert_eq!(folder("a/b/main.py").check(), Ok(()));
         for path in ["../a", "a/../b", "/a", "a//b", "a/", "./a"] {
             assert!(folder(path).check().is_err(), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn datasets_have_names_of_their_own_or_stand_alone() {
+        let with = |datasets: &[(Option<&str>, DatasetKind)]| {
+            let datasets = datasets.iter().map(|&(name, kind)| Dataset {
+                name: name.map(str::to_owned),
+                kind,
+                dataset: "d".parse().unwrap(),
+            });
+            JobSpec { datasets: datasets.collect(), ..script("x") }.check()
+        };
+        use DatasetKind::{File, Folder};
+        for good in [
+            &[(None, Folder)][..],
+            &[(Some("a.csv"), File)],
+            &[(Some("a"), File), (Some("b"), Folder)],
+        ] {
+            assert_eq!(with(good), Ok(()), "{good:?}");
+        }
+        for bad in [
+            &[(None, File)][..],
+            &[(None, Folder), (Some("b"), File)],
+            &[(Some("a"), File), (Some("a"), Folder)],
+            &[(Some(".."), File)],
+            &[(Some("a/b"), File)],
+            &[(Some("a\nb"), File)],
+        ] {
+            assert_eq!(with(bad).unwrap_err().field, "datasets", "{bad:?}");
+        }
+        assert!(with(&[(Some("a"), File); DATASETS_MAX + 1]).is_err());
+    }
+
+    #[test]
+    fn an_output_is_granted_within_the_maxima() {
+        let maxima = OutputLimits { bytes: 100 << 20, files: 10, file_bytes: 50 << 20 };
+        let granted = |request| OutputLimits::grant(&request, &maxima);
+        let nothing = OutputRequest::default();
+        let expected = OutputLimits { bytes: 64 << 20, files: 10, file_bytes: 50 << 20 };
+        assert_eq!(granted(nothing), Ok(expected));
+        let small = granted(OutputRequest { bytes: Some(4096), ..nothing }).unwrap();
+        assert_eq!(small.file_bytes, 4096, "no file is longer than all together");
+        for (request, field) in [
+            (OutputRequest { bytes: Some(101 << 20), ..nothing }, "output.bytes"),
+            (OutputRequest { files: Some(0), ..nothing }, "output.files"),
+            (OutputRequest { file_bytes: Some(51 << 20), ..nothing }, "output.file_bytes"),
+        ] {
+            assert_eq!(granted(request).unwrap_err().field, field);
         }
     }
 

@@ -31,6 +31,12 @@ pub enum NameError {
          letters and digits, joined by single . _ or -)"
     )]
     Image(String),
+    /// Not a dataset name.
+    #[error(
+        "not a dataset name: {0:?} (expected [user/]name; a name has 1 to 128 letters, digits and \
+         . _ -, and begins with a letter or digit)"
+    )]
+    Dataset(String),
     /// Not a ref name.
     #[error("not a ref name: {0:?} (parts of letters, digits and . _ - : % + @, joined by /)")]
     Ref(String),
@@ -235,6 +241,73 @@ fn is_tag(text: &str) -> bool {
         && !text.starts_with(['.', '-'])
 }
 
+/// `[user/]name` of a dataset; the ref behind it is `data/<user>/<name>`, the user
+/// percent-encoded. A dataset that nobody named goes by its manifest's digest.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct DatasetName {
+    /// Whose dataset; where absent the caller's own.
+    pub user: Option<UserName>,
+    /// The name.
+    pub name: String,
+}
+
+impl DatasetName {
+    /// The name that a dataset has by its content.
+    pub fn of_digest(digest: Digest) -> Self {
+        Self { user: None, name: digest.to_hex() }
+    }
+
+    /// The ref of this dataset where `owner` owns it.
+    pub fn to_ref(&self, owner: &UserName) -> RefName {
+        RefName::of_parts(format!("data/{}/{}", owner.to_ref_part(), self.name))
+    }
+}
+
+impl FromStr for DatasetName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let bad = || NameError::Dataset(excerpt(text));
+        let (user, name) = match text.rsplit_once('/') {
+            Some((user, name)) => (Some(user.parse().map_err(|_| bad())?), name),
+            None => (None, text),
+        };
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if (1..=NAME_LEN_MAX).contains(&name.len())
+            && name.bytes().all(known)
+            && name.starts_with(|first: char| first.is_ascii_alphanumeric())
+        {
+            Ok(Self { user, name: name.to_owned() })
+        } else {
+            Err(bad())
+        }
+    }
+}
+
+impl TryFrom<String> for DatasetName {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, NameError> {
+        text.parse()
+    }
+}
+
+impl From<DatasetName> for String {
+    fn from(name: DatasetName) -> Self {
+        name.to_string()
+    }
+}
+
+impl fmt::Display for DatasetName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.user {
+            Some(user) => write!(f, "{user}/{}", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
+}
+
 /// A mutable name on the fileserver, such as `images/ada/scipy:latest`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -317,6 +390,19 @@ mod tests {
             ImageName::from_ref(&reference).unwrap().to_string(),
             "ada+x@example.org/scipy:1"
         );
+    }
+
+    #[test]
+    fn a_dataset_has_a_ref_of_its_owner() {
+        let ada: UserName = "ada@example.org".parse().unwrap();
+        let name: DatasetName = "bob/Sales-2025.csv".parse().unwrap();
+        assert_eq!(name.to_string(), "bob/Sales-2025.csv");
+        assert_eq!(name.to_ref(&ada).as_ref(), "data/ada%40example.org/Sales-2025.csv");
+        let nameless = DatasetName::of_digest(Digest::of(b""));
+        assert_eq!(nameless.to_string().parse::<DatasetName>(), Ok(nameless));
+        for text in ["", "/a", "a/", ".a", "-a", "a/b/c", "a b", "a\0", "é", &"x".repeat(129)] {
+            assert!(text.parse::<DatasetName>().is_err(), "{text:?}");
+        }
     }
 
     #[test]

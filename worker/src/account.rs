@@ -42,6 +42,8 @@ pub struct RunAccount {
     given_up: Mutex<HashMap<Digest, Instant>>,
     /// None where traces are off.
     touched: Option<Mutex<Touched>>,
+    /// What the run's traces are of; other trees that it reads are datasets.
+    image: OnceLock<Arc<Manifest>>,
 }
 
 /// Page groups that were read, each once, in order.
@@ -119,15 +121,28 @@ impl RunAccount {
     }
 
     /// Notes that a read of a file arrived: its page groups, for the trace of the run's image.
-    pub fn touched(&self, _manifest: &Arc<Manifest>, ino: Ino, offset: u64, len: usize) {
-        if let Some(touched) = &self.touched {
+    pub fn touched(&self, manifest: &Arc<Manifest>, ino: Ino, offset: u64, len: usize) {
+        if let Some(touched) = &self.touched
+            && self.is_image(manifest)
+        {
             touched.lock().unwrap_or_else(PoisonError::into_inner).note(ino, offset, len);
         }
     }
 
-    /// Counts bytes that the run asked for and its trace did not bring.
-    pub fn missed(&self, bytes: u64) {
-        self.counters.missed_bytes.fetch_add(bytes, Ordering::Relaxed);
+    /// Counts bytes of its image that the run asked for and its trace did not bring.
+    pub fn missed(&self, manifest: &Arc<Manifest>, bytes: u64) {
+        if self.is_image(manifest) {
+            self.counters.missed_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Says which of the trees that the run reads is its image; once.
+    pub fn of_image(&self, manifest: &Arc<Manifest>) {
+        let _ = self.image.set(Arc::clone(manifest));
+    }
+
+    fn is_image(&self, manifest: &Arc<Manifest>) -> bool {
+        self.image.get().is_none_or(|image| Arc::ptr_eq(image, manifest))
     }
 
     /// Inodes and page groups of all reads so far, each once, in order; taken away. None where
@@ -306,6 +321,14 @@ mod tests {
         let mut expected = vec![(Ino(7), 0), (Ino(9), 0), (Ino(9), 1)];
         expected.extend((3..11).map(|group| (Ino(7), group)));
         assert_eq!(account.take_touched(), Some(expected));
+        let dataset = Arc::new(Manifest::clone(&manifest));
+        account.of_image(&manifest);
+        account.touched(&dataset, Ino(7), 0, 1);
+        account.missed(&dataset, 1);
+        account.touched(&manifest, Ino(8), 0, 1);
+        account.missed(&manifest, 2);
+        assert_eq!(account.take_touched(), Some(vec![(Ino(8), 0)]), "no dataset is in a trace");
+        assert_eq!(account.figures().missed_bytes, 2);
         let silent = Accounts::default().open("/sway/w/run-1");
         silent.touched(&manifest, Ino(7), 0, 1);
         assert_eq!(silent.take_touched(), None);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
-use sway_core::job::Limits;
+use sway_core::job::{Limits, OutputLimits};
 use sway_core::name::ImageName;
 use sway_server::listen::Listen;
 use sway_server::telemetry::LogFormat;
@@ -178,6 +178,12 @@ pub struct Arguments {
     /// Most processes a job may ask for [default: 1024]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_pids: Option<u32>,
+    /// Most bytes of /output, and of one file in it, that a job may ask for [default: 1G]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    max_output_size: Option<u64>,
+    /// Most files in /output that a job may ask for [default: 100000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max_output_files: Option<u64>,
     /// Runs that stay on record
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     keep_runs: u32,
@@ -297,6 +303,11 @@ pub fn load(arguments: Arguments) -> anyhow::Result<Process> {
         config.maxima.cpus_milli = cpus_milli(cpus)?;
     }
     config.maxima.pids = arguments.max_pids.unwrap_or(config.maxima.pids);
+    let output = config.maxima.output.get_or_insert(OutputLimits::MAXIMA);
+    if let Some(bytes) = arguments.max_output_size {
+        (output.bytes, output.file_bytes) = (bytes, bytes);
+    }
+    output.files = arguments.max_output_files.unwrap_or(output.files);
     config.keep_runs = arguments.keep_runs;
     config.keep_output_bytes = arguments.keep_output_bytes.unwrap_or(config.keep_output_bytes);
     config.read_deadline = Duration::from_secs(arguments.read_deadline);
@@ -373,12 +384,18 @@ mod tests {
             "7",
             "--keep-output-bytes",
             "2G",
+            "--max-output-size",
+            "3M",
+            "--max-output-files",
+            "50",
         ])
         .unwrap();
         let config = process.config;
         assert_eq!((config.memory_cache_bytes, config.disk_cache_bytes), (64 << 20, 1 << 30));
         assert_eq!((config.maxima.timeout_ms, config.maxima.cpus_milli), (60_000, 1500));
         assert_eq!(config.keep_output_bytes, 2 << 30);
+        let output = OutputLimits { bytes: 3 << 20, files: 50, file_bytes: 3 << 20 };
+        assert_eq!(config.maxima.output, Some(output));
         assert_eq!((config.running_max, config.read_deadline.as_secs()), (3, 7));
         assert_eq!(process.listen.addr.to_string(), LISTEN_DEFAULT);
         assert!(config.predict.is_some());

@@ -20,7 +20,9 @@ use crate::cache::{Chunks, ChunksConfig};
 use crate::config::{Config, IdMapping};
 use crate::fetch::FetchConfig;
 use crate::id_map::IdMaps;
-use crate::job::{Go, Lower, Overlays, Rootfs, RunOutcome, RunRequest, Runner, RunnerConfig};
+use crate::job::{
+    Go, Lower, MountedDataset, Overlays, Rootfs, RunOutcome, RunRequest, Runner, RunnerConfig,
+};
 use crate::mount::{ImageMount, MountError, Mounts, MountsConfig};
 use crate::queue::{RunJob, RunOrder};
 use crate::start::{Donors, StartGuard, Starts, StartsConfig};
@@ -114,10 +116,19 @@ impl Containers {
                 None => self.mounts.get_private(order.manifest).await,
             }
         };
-        let mount = order.cancel.run_until_cancelled(mount).await;
-        let mount = match mount {
-            Some(Ok(mount)) => mount,
-            Some(Err(error)) => return not_mounted(order, &error, begun.elapsed()).await,
+        let mounting = async { tokio::join!(mount, self.datasets(&order)) };
+        let (mount, datasets) = match order.cancel.run_until_cancelled(mounting).await {
+            Some((Ok(mount), Ok(datasets))) => (mount, datasets),
+            Some((Err(error), _)) => {
+                let what = match &order.spec.image {
+                    Some(image) => format!("image {image}"),
+                    None => format!("image {}", order.manifest),
+                };
+                return not_mounted(order, &what, &error, begun.elapsed()).await;
+            }
+            Some((_, Err((what, error)))) => {
+                return not_mounted(order, &what, &error, begun.elapsed()).await;
+            }
             None => return never_started(Cause::Cancelled, None, begun.elapsed()),
         };
         let mounted = begun.elapsed();
@@ -143,6 +154,7 @@ impl Containers {
             spec: order.spec,
             limits: order.limits,
             mount,
+            datasets,
             go: order.go,
             cancel: order.cancel,
             started: order.started,
@@ -181,6 +193,21 @@ impl Containers {
             outcome.figures.fetched_bytes += figures.fetched_bytes;
         }
         outcome
+    }
+}
+
+impl Containers {
+    /// The mounts of a job's datasets: one for each content, shared as those of images are.
+    async fn datasets(
+        &self,
+        order: &RunOrder,
+    ) -> Result<Vec<MountedDataset>, (String, MountError)> {
+        let mounting = order.datasets.iter().map(|dataset| async move {
+            let mount = self.mounts.get(dataset.manifest).await;
+            let mount = mount.map_err(|error| (format!("dataset {}", dataset.dataset), error))?;
+            Ok(MountedDataset { mount, kind: dataset.kind })
+        });
+        futures::future::try_join_all(mounting).await
     }
 }
 
@@ -235,12 +262,13 @@ impl Rootfs for ImageMount {
 }
 
 /// The job's log says why, as for a failure within the container.
-async fn not_mounted(order: RunOrder, error: &MountError, waited: Duration) -> RunOutcome {
-    let image = match &order.spec.image {
-        Some(image) => image.to_string(),
-        None => order.manifest.to_string(),
-    };
-    let message = format!("image {image} can't be mounted: {error}");
+async fn not_mounted(
+    order: RunOrder,
+    what: &str,
+    error: &MountError,
+    waited: Duration,
+) -> RunOutcome {
+    let message = format!("{what} can't be mounted: {error}");
     if let Ok(Go { run_id, output, .. }) = order.go.await {
         tracing::error!(job.id = order.job_id, run.id = run_id, "{message}");
         let note = format!("sway: {message}\n");
@@ -269,6 +297,7 @@ fn never_started(cause: Cause, message: Option<String>, waited: Duration) -> Run
         answer: None,
         stdout_truncated: false,
         stderr_truncated: false,
+        packed: None,
     }
 }
 

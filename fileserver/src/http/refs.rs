@@ -95,12 +95,13 @@ pub(super) fn ref_not_found(name: &RefName) -> ServerError {
     ServerError::not_found("ref_not_found", format!("there is no ref {name}"))
 }
 
-/// Users write their own images; the rest is the operator's.
+/// Users write their own images and datasets; the rest is the operator's.
 fn check_may_write(identity: &Identity, name: &RefName) -> Result<(), ServerError> {
-    let own = format!("images/{}/", identity.user.to_ref_part());
-    if identity.operator || name.as_ref().starts_with(&own) {
+    let own = ["images", "data"].map(|kind| format!("{kind}/{}/", identity.user.to_ref_part()));
+    if identity.operator || own.iter().any(|own| name.as_ref().starts_with(own)) {
         Ok(())
     } else {
+        let own = own.join(" and ");
         Err(ServerError::forbidden(format!("{} may write refs under {own} only", identity.user)))
     }
 }
@@ -135,13 +136,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn users_write_their_own_images_and_no_traces() {
+    fn users_write_their_own_images_and_datasets_and_no_traces() {
         let may = |user: &str, operator, name: &str| {
             let identity = Identity { user: user.parse().unwrap(), operator };
             check_may_write(&identity, &name.parse().unwrap()).is_ok()
         };
         assert!(may("ada", false, "images/ada/x:1"));
-        for name in ["images/bob/x:1", "images/library/x:1", "traces/ada/x/_", "jobs/1"] {
+        assert!(may("ada", false, "data/ada/x"));
+        for name in [
+            "images/bob/x:1",
+            "images/library/x:1",
+            "data/bob/x",
+            "data/adamant/x",
+            "traces/ada/x/_",
+            "jobs/1",
+        ] {
             assert!(!may("ada", false, name), "{name}");
             assert!(may("ada", true, name), "{name}");
         }

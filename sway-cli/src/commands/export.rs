@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
 use sway_core::api::jobs::TraceRequest;
@@ -14,11 +13,11 @@ use sway_core::job::Program;
 use sway_core::name::ImageName;
 use tokio::task::spawn_blocking;
 
-use crate::config;
 use crate::context::Context;
 use crate::exit_code::ExitCode;
 use crate::export::{
-    BuildRequest, Builder, Built, Export, ExportError, Exported, OpenImage, Progress, Source, build,
+    BuildRequest, Builder, Built, Export, ExportError, Exported, OpenImage, Progress, Source,
+    build, cache_directory,
 };
 use crate::output::chain;
 use crate::program;
@@ -279,17 +278,4 @@ fn name_of(directory: &Path) -> Result<ImageName, ExportError> {
         .and_then(|name| name.to_str())
         .and_then(ImageName::from_folder)
         .ok_or(ExportError::NoName(full))
-}
-
-/// Where layers and buildah's layout are kept between exports.
-fn cache_directory() -> anyhow::Result<PathBuf> {
-    let given = config::variable("XDG_CACHE_HOME").filter(|value| !value.is_empty());
-    let cache = match given {
-        Some(cache) => PathBuf::from(cache),
-        None => {
-            let home = config::variable("HOME").context("set XDG_CACHE_HOME or HOME")?;
-            PathBuf::from(home).join(".cache")
-        }
-    };
-    Ok(cache.join("sway"))
 }

@@ -10,6 +10,7 @@ pub(crate) mod run;
 pub(crate) mod invoke;
 pub(crate) mod runs;
 pub(crate) mod logs;
+pub(crate) mod outputs;
 pub(crate) mod images;
 pub(crate) mod mount;
 pub(crate) mod doctor;
@@ -24,6 +25,7 @@ pub(crate) async fn dispatch(command: Command, context: &Context) -> anyhow::Res
         Command::Invoke(args) => invoke::run(*args, context).await,
         Command::Runs(args) => runs::run(args, context).await,
         Command::Logs(args) => logs::run(args, context).await,
+        Command::Outputs(args) => outputs::run(args, context).await,
         Command::Images(args) => images::run(args, context).await,
         Command::Mount(args) => mount::run(args, context).await,
         Command::Doctor(args) => doctor::run(args, context).await,

@@ -4,35 +4,46 @@
 //! input; its exit code is ours, unless its end has another cause. Four things happen side by
 //! side in one task, so that none of them can hold up another: output comes, input goes, and
 //! somebody may press Ctrl-C, once to cancel the job, twice to leave.
+//!
+//! A job with data or an `--output-dir` gets a folder of its own here: its logs as they come, and
+//! what it left in `/output` when it has ended.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use sway_client::Client;
 use sway_core::api::jobs::{JobView, RunView};
-use sway_core::job::{Cause, JobSpec, JobState, LimitsRequest, Network};
+use sway_core::job::{Cause, JobSpec, JobState, LimitsRequest, Network, OutputRequest};
 use sway_core::name::ImageName;
 use tokio_util::io::ReaderStream;
 
 use crate::config;
 use crate::context::Context;
+use crate::data::{self, DataSource, SentDataset};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::follow::{End, NoReader, follow};
 use crate::interrupt::Interrupts;
+use crate::job_folder::JobFolder;
 use crate::output::{Output, Relay};
+use crate::outputs;
+use crate::panel::panel;
 use crate::program;
 use crate::project;
 use crate::size::{parse_cpus_milli, parse_size, parse_time_ms, show_size, show_time};
 
 /// How long a cancelled job may take to end before we stop waiting for it.
 const CANCEL_DEADLINE: Duration = Duration::from_secs(15);
+
+/// Where folders of jobs are made unless the caller says where.
+const JOBS: &str = "jobs";
 
 /// Bytes of standard input in one piece.
 const STDIN_PIECE_LEN: usize = 64 << 10;
@@ -45,6 +56,10 @@ Examples:
   sway run app.py --timeout 60 --memory 1G   options may also stand after the script
   sway run app.py -- --verbose               what follows -- is the script's own
   sway run my_folder --entry train.py        a folder; without --entry main.py, else run.sh
+  sway run ./function1 data.csv              the file is /data/data.csv in the job, and what it
+                                             writes to /output comes to jobs/<time>/output here
+  sway run app.py --data a.csv --data t=tables --output-dir results
+                                             /data/a.csv and the folder /data/t
   sort words.txt | sway run count.py         standard input is passed on
   sway run --json app.py                     the run's record, with its output, as JSON
 
@@ -77,6 +92,22 @@ pub(crate) struct RunArgs {
     /// Bytes of /tmp [default: 64M]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_negative_numbers = true)]
     tmp: Option<u64>,
+    /// A file or folder for the job to read, at /data/NAME; a folder alone without a name at /data
+    #[arg(long, value_name = "[NAME=]PATH")]
+    data: Vec<String>,
+    /// Have what the job writes to /output, and its logs, in a new folder
+    /// of this machine, DIR/<date>_<time> [default, with data: jobs]
+    #[arg(long, value_name = "DIR")]
+    output_dir: Option<PathBuf>,
+    /// Bytes of /output [default: 64M]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_negative_numbers = true)]
+    output_size: Option<u64>,
+    /// Files and folders in /output [default: 1000]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    output_files: Option<u64>,
+    /// Bytes of one file that the job writes, anywhere [default: as --output-size]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_negative_numbers = true)]
+    output_file_size: Option<u64>,
     /// What the job can reach
     #[arg(long, value_enum, default_value_t = NetworkArg::None)]
     network: NetworkArg,
@@ -101,9 +132,13 @@ pub(crate) struct RunArgs {
     /// Script or folder on this machine
     #[arg(value_name = "SCRIPT|DIR")]
     program: PathBuf,
-    /// Arguments of the script
+    /// Arguments of the script; the first one after a folder is its dataset if it is a path that
+    /// is there, and there is no --data
     #[arg(allow_negative_numbers = true)]
     args: Vec<String>,
+    /// Arguments of the script, whatever they look like
+    #[arg(last = true, value_name = "ARGS")]
+    rest: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -124,21 +159,40 @@ impl From<NetworkArg> for Network {
 }
 
 /// Submits the job and follows it.
-pub(crate) async fn run(args: RunArgs, context: &Context) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(mut args: RunArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let (detach, json) = (args.detach, args.json);
-    let spec = job_spec(args).map_err(refused)?;
+    let sources = data_sources(&mut args);
+    let base = output_base(&args, &sources);
+    let program = args.program.clone();
+    let mut spec = job_spec(args, base.is_some()).map_err(refused)?;
     let worker = context.worker()?;
     let output = &context.output;
     let mut interrupts = Interrupts::listen()?;
     let jobs = worker.jobs();
+    let submitting = async {
+        let datasets = data::send(&sources, context).await?;
+        spec.datasets = datasets.iter().map(|sent| sent.dataset.clone()).collect();
+        spec.check()?;
+        let folder = match base.filter(|_| !detach) {
+            Some(base) => Some(make_folder(&base)?),
+            None => None,
+        };
+        match jobs.submit(&spec).await {
+            Ok(job) => Ok((job, folder, datasets)),
+            Err(error) => {
+                folder.into_iter().for_each(JobFolder::remove_unused);
+                Err(anyhow::Error::from(error))
+            }
+        }
+    };
     let submitted = tokio::select! {
-        submitted = jobs.submit(&spec) => submitted,
+        submitted = submitting => submitted,
         () = interrupts.next() => {
             output.verdict(false, "cancelled before the job was submitted");
             return Ok(ExitCode::Cancelled);
         }
     };
-    let job = submitted.map_err(|error| refused(error.into()))?;
+    let (job, folder, datasets) = submitted.map_err(refused)?;
     if detach {
         if json {
             output.json(&job)?
@@ -147,17 +201,85 @@ pub(crate) async fn run(args: RunArgs, context: &Context) -> anyhow::Result<Exit
         }
         return Ok(ExitCode::Success);
     }
-    output.done(format_args!("Initialized. Running {} as {}", job.filename, job.username));
-    output.leaves(&[
-        format!("Script: {}", job.filename),
-        format!("User: {}", job.username),
-        format!("Image: {}", job.image),
-    ]);
-    let mut relay = (!json).then(Relay::new);
+    let logs = match &folder {
+        Some(folder) => {
+            configuration(&program, &datasets, folder, &job, output);
+            Some(folder.open_logs().context("can't make the job's logs")?)
+        }
+        None => {
+            output.done(format_args!("Initialized. Running {} as {}", job.filename, job.username));
+            output.leaves(&[
+                format!("Script: {}", job.filename),
+                format!("User: {}", job.username),
+                format!("Image: {}", job.image),
+            ]);
+            None
+        }
+    };
+    let is_relayed = !json || logs.is_some();
+    let mut relay = is_relayed.then(|| Relay::new().into_logs(logs, !json));
     let end = attend(&worker, &job, spec.stdin, &mut interrupts, relay.as_mut(), output).await?;
     match end {
-        Some(end) => conclude(&worker, &job, end, json, output).await,
+        Some(end) => conclude(&worker, &job, end, folder.as_ref(), json, output).await,
         None => Ok(ExitCode::Cancelled),
+    }
+}
+
+/// The data that is asked for: by `--data`, else by the path behind a folder, which then is no
+/// argument of the script.
+fn data_sources(args: &mut RunArgs) -> Vec<DataSource> {
+    let is_there = |first: &String| Path::new(first).exists();
+    if args.data.is_empty() && args.program.is_dir() && args.args.first().is_some_and(is_there) {
+        return vec![DataSource { name: None, path: args.args.remove(0).into() }];
+    }
+    args.data.iter().map(|text| DataSource::parse(text)).collect()
+}
+
+/// Where folders of jobs are made; none for a job that has no `/output`.
+fn output_base(args: &RunArgs, sources: &[DataSource]) -> Option<PathBuf> {
+    let is_limited = args.output_size.is_some()
+        || args.output_files.is_some()
+        || args.output_file_size.is_some();
+    let is_wanted = !sources.is_empty() || args.output_dir.is_some() || is_limited;
+    is_wanted.then(|| args.output_dir.clone().unwrap_or_else(|| PathBuf::from(JOBS)))
+}
+
+fn make_folder(base: &Path) -> anyhow::Result<JobFolder> {
+    let made = JobFolder::make(base);
+    made.with_context(|| format!("can't make a folder for the job in {}", base.display()))
+}
+
+/// Shows what the job was given.
+fn configuration(
+    program: &Path,
+    datasets: &[SentDataset],
+    folder: &JobFolder,
+    job: &JobView,
+    output: &Output,
+) {
+    if let Some(path) = data::data_path(datasets) {
+        output.setting(format_args!("Data mount path: {path}"));
+    }
+    let place = if program.is_dir() { " → /code" } else { "" };
+    let mut lines = vec!["Starting job".to_owned(), format!("Function: {}{place}", shown(program))];
+    let data = datasets.iter().map(|sent| (shown(&sent.path), sent.target()));
+    lines.extend(data.map(|(path, target)| format!("Dataset:  {path} → {target}")));
+    lines.push(format!("Output:   {} → /output", shown(folder.path())));
+    let (seconds, rest) = (job.limits.timeout_ms / 1000, job.limits.timeout_ms % 1000);
+    let timeout = match rest {
+        0 => seconds.to_string(),
+        rest => format!("{seconds}.{rest:03}").trim_end_matches('0').to_owned(),
+    };
+    lines.push(format!("Timeout:  {timeout}s"));
+    output.setting(panel("Job Configuration", &lines));
+}
+
+/// A path without what says nothing.
+fn shown(path: &Path) -> String {
+    let plain: PathBuf = path.components().filter(|part| *part != Component::CurDir).collect();
+    match plain.as_os_str().is_empty() {
+        true => ".".to_owned(),
+        false => plain.display().to_string(),
     }
 }
 
@@ -179,7 +301,7 @@ fn project_image(program: &Path) -> anyhow::Result<ImageName> {
 }
 
 /// What is sent to the worker.
-fn job_spec(args: RunArgs) -> anyhow::Result<JobSpec> {
+fn job_spec(args: RunArgs, has_output: bool) -> anyhow::Result<JobSpec> {
     let program = program::read(&args.program, args.entry.as_deref())?;
     let image = match args.image {
         Some(image) => image,
@@ -191,9 +313,7 @@ fn job_spec(args: RunArgs) -> anyhow::Result<JobSpec> {
         env.insert(name, value);
     }
     let spec = JobSpec {
-        image: Some(image),
-        program,
-        args: args.args,
+        args: [args.args, args.rest].concat(),
         env,
         limits: LimitsRequest {
             timeout_ms: args.timeout,
@@ -203,11 +323,16 @@ fn job_spec(args: RunArgs) -> anyhow::Result<JobSpec> {
             output_bytes: args.output_limit,
             tmp_bytes: args.tmp,
         },
+        output: has_output.then_some(OutputRequest {
+            bytes: args.output_size,
+            files: args.output_files,
+            file_bytes: args.output_file_size,
+        }),
         network: args.network.into(),
         stdin: !args.detach && stdin_is_sent(args.interactive),
         detach: args.detach,
         fail_on_output_limit: args.fail_on_output_limit,
-        labels: BTreeMap::new(),
+        ..JobSpec::new(Some(image), program)
     };
     spec.check()?;
     Ok(spec)
@@ -306,6 +431,7 @@ async fn conclude(
     worker: &Client,
     job: &JobView,
     end: End,
+    folder: Option<&JobFolder>,
     json: bool,
     output: &Output,
 ) -> anyhow::Result<ExitCode> {
@@ -326,6 +452,13 @@ async fn conclude(
     };
     if json {
         output.json(&worker.jobs().run(&run.id.to_string()).await?)?;
+    }
+    if let Some(folder) = folder.filter(|_| run.output_files.is_some()) {
+        let fetched = outputs::fetch(worker, &job.id, &folder.output()).await.map_err(|error| {
+            let message = "the job has ended, and its output could not be fetched";
+            Failure::new(message).source(error).hint(format!("try `sway outputs {}`", job.id))
+        })?;
+        outputs::tell(&fetched, &folder.output(), output);
     }
     let cause = run.cause.unwrap_or(Cause::Infrastructure);
     let code = ExitCode::Run { cause, code: run.exit_code };
@@ -358,6 +491,10 @@ pub(super) fn verdict(run: &RunView, cause: Cause, code: u8) -> String {
         (Cause::MemoryExceeded, _) => {
             let limit = show_size(run.limits.memory_bytes);
             format!("memory_exceeded: it wanted more than {limit}; --memory gives more")
+        }
+        (Cause::OutputLimit, _) if !run.stdout_truncated && !run.stderr_truncated => {
+            "output_limit: --output-size, --output-files and --output-file-size give more"
+                .to_owned()
         }
         (Cause::OutputLimit, _) => {
             let limit = show_size(run.limits.output_bytes);

@@ -12,6 +12,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use serde::Deserialize;
 use sway_core::image::Platform;
 use sway_core::name::ImageName;
 use tempfile::{NamedTempFile, TempDir};
@@ -39,13 +40,24 @@ RUN pip install --no-cache-dir -r /opt/requirements.txt
 WORKDIR /app
 ";
 
-const FROM_PYPROJECT: &str = "\
+/// For a project whose own build says what it depends on.
+const FROM_BUILT_PROJECT: &str = "\
 ARG BASE=python:3.11-slim
 FROM ${BASE}
 WORKDIR /app
 COPY . /app
 RUN pip install --no-cache-dir .
 ";
+
+const FROM_DEPENDENCIES: &str = "\
+ARG BASE=python:3.11-slim
+FROM ${BASE}
+WORKDIR /app
+";
+
+/// Names of what an image can be made of where there is no Dockerfile, the first that is there.
+const PYPROJECT: &str = "pyproject.toml";
+const REQUIREMENTS: &str = "requirements.txt";
 
 /// A program that builds images from Dockerfiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -180,10 +192,10 @@ impl Dockerfile {
         if let Some(path) = dockerfile_in(directory) {
             return Ok(Self::Written(path));
         }
-        let recipe = if directory.join("pyproject.toml").is_file() {
-            FROM_PYPROJECT
-        } else if directory.join("requirements.txt").is_file() {
-            FROM_REQUIREMENTS
+        let recipe = if directory.join(PYPROJECT).is_file() {
+            from_pyproject(&directory.join(PYPROJECT))?
+        } else if directory.join(REQUIREMENTS).is_file() {
+            FROM_REQUIREMENTS.to_owned()
         } else {
             return Err(ExportError::NoDockerfile(directory.clone()));
         };
@@ -199,6 +211,46 @@ impl Dockerfile {
             Self::Made(file) => file.path(),
         }
     }
+}
+
+/// An image with exactly the packages that a `pyproject.toml` lists, and none of the folder's files:
+/// those come with each job, so that changing them needs no other image.
+fn from_pyproject(path: &Path) -> Result<String, ExportError> {
+    #[derive(Deserialize)]
+    struct Document {
+        project: Option<Project>,
+    }
+    #[derive(Deserialize)]
+    struct Project {
+        #[serde(default)]
+        dependencies: Vec<String>,
+        #[serde(default)]
+        dynamic: Vec<String>,
+    }
+    let text = fs_err::read_to_string(path).map_err(ExportError::file(path))?;
+    let document: Document = toml::from_str(&text)
+        .map_err(|source| ExportError::Project { path: path.to_owned(), source: source.into() })?;
+    let listed =
+        document.project.filter(|project| !project.dynamic.iter().any(|it| it == "dependencies"));
+    // Its tool knows; pip asks it.
+    let Some(Project { dependencies, .. }) = listed else {
+        return Ok(FROM_BUILT_PROJECT.to_owned());
+    };
+    let mut recipe = FROM_DEPENDENCIES.to_owned();
+    if !dependencies.is_empty() {
+        let pip = ["python3", "-m", "pip", "install", "--no-cache-dir", "--"];
+        let command: Vec<&str> =
+            pip.into_iter().chain(dependencies.iter().map(String::as_str)).collect();
+        let command = serde_json::to_string(&command).expect("strings always serialise");
+        recipe.push_str(&format!("RUN {command}\n"));
+    }
+    Ok(recipe)
+}
+
+/// Whether a folder says by itself what its image is made of.
+pub(crate) fn has_recipe(directory: &Path) -> bool {
+    dockerfile_in(directory).is_some()
+        || [PYPROJECT, REQUIREMENTS].iter().any(|name| directory.join(name).is_file())
 }
 
 /// The Dockerfile of a project, if it has one.
@@ -350,12 +402,36 @@ mod tests {
         assert!(error.to_string().starts_with("no Dockerfile in /"), "{error}");
         fs_err::write(dir.path().join("requirements.txt"), "numpy").unwrap();
         assert_eq!(found(dir.path()), FROM_REQUIREMENTS);
+        assert!(has_recipe(dir.path()));
         fs_err::write(dir.path().join("pyproject.toml"), "").unwrap();
-        assert_eq!(found(dir.path()), FROM_PYPROJECT);
+        assert_eq!(found(dir.path()), FROM_BUILT_PROJECT);
         fs_err::write(dir.path().join("DockerFile"), "").unwrap();
         assert_eq!(found(dir.path()), "DockerFile");
         fs_err::write(dir.path().join("Dockerfile"), "").unwrap();
         assert_eq!(found(dir.path()), "Dockerfile");
+    }
+
+    #[test]
+    fn a_pyproject_gives_exactly_the_packages_that_it_lists() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pyproject.toml");
+        let recipe = |text: &str| {
+            fs_err::write(&path, text).unwrap();
+            Dockerfile::find(&request(dir.path())).map(|_| found(dir.path()))
+        };
+        let listed = "[project]\nname = 'f'\nversion = '1'\n\
+            dependencies = ['numpy>=1.26,<3', \"tomli; python_version < '3.11'\"]\n";
+        let command = "RUN [\"python3\",\"-m\",\"pip\",\"install\",\"--no-cache-dir\",\"--\",\
+            \"numpy>=1.26,<3\",\"tomli; python_version < '3.11'\"]\n";
+        assert_eq!(recipe(listed).unwrap(), FROM_DEPENDENCIES.to_owned() + command);
+        assert_eq!(recipe("[project]\nname = 'f'\n").unwrap(), FROM_DEPENDENCIES);
+        let dynamic = "[project]\nname = 'f'\ndynamic = ['dependencies']\n";
+        assert_eq!(recipe(dynamic).unwrap(), FROM_BUILT_PROJECT);
+        assert_eq!(recipe("[tool.poetry]\nname = 'f'\n").unwrap(), FROM_BUILT_PROJECT);
+        for broken in ["[project", "[project]\ndependencies = 'numpy'\n"] {
+            let error = recipe(broken).unwrap_err();
+            assert!(error.to_string().contains("pyproject.toml"), "{error}");
+        }
     }
 
     #[test]

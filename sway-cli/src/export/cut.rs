@@ -25,7 +25,7 @@ use super::spool::Spool;
 
 /// Raw bytes of one batch, at which it is closed. With the batches that are worked on and one for
 /// each reader, this bounds the memory of an export.
-const BATCH_LEN: usize = 2 << 20;
+pub(super) const BATCH_LEN: usize = 2 << 20;
 
 /// Batches between readers and workers.
 const BATCHES_WAITING: usize = 1;
@@ -41,15 +41,29 @@ pub(crate) enum Task {
 
 /// Some chunks of a layer, in its order.
 #[derive(Debug)]
-struct Batch {
+pub(super) struct Batch {
     layer: usize,
     chunks: Vec<Vec<u8>>,
     len: usize,
 }
 
 impl Batch {
-    fn of(layer: usize) -> Self {
+    pub(super) fn of(layer: usize) -> Self {
         Self { layer, chunks: Vec::new(), len: 0 }
+    }
+
+    pub(super) fn push(&mut self, chunk: Vec<u8>) {
+        self.len += chunk.len();
+        self.chunks.push(chunk);
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.len >= BATCH_LEN
+    }
+
+    #[cfg(test)]
+    pub(super) fn chunks(&self) -> &[Vec<u8>] {
+        &self.chunks
     }
 }
 
@@ -113,9 +127,8 @@ fn read(
     let mut batch = Batch::of(index);
     let draft = image.read_layer(plan, bar.watch(), |stream| {
         let draft = read_layer(stream, |chunk| {
-            batch.len += chunk.len();
-            batch.chunks.push(chunk);
-            if batch.len < BATCH_LEN {
+            batch.push(chunk);
+            if !batch.is_full() {
                 return true;
             }
             batches.blocking_send(mem::replace(&mut batch, Batch::of(index))).is_ok()
@@ -133,7 +146,7 @@ fn read(
 }
 
 /// The names of a batch's chunks; those that the fileserver lacks are in the spool then.
-async fn name_and_pack(
+pub(super) async fn name_and_pack(
     client: &Client,
     spool: &Arc<Spool>,
     batch: Batch,

@@ -16,6 +16,14 @@ pub(crate) enum ExportError {
         "no Dockerfile in {0}, and no pyproject.toml or requirements.txt to make an image from"
     )]
     NoDockerfile(PathBuf),
+    /// What says which packages an image has does not.
+    #[error("{path} can't be understood")]
+    Project {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: Box<toml::de::Error>,
+    },
     /// The folder's name is no image name.
     #[error("can't name an image after the folder {0}: give --name")]
     NoName(PathBuf),

@@ -10,6 +10,7 @@ mod read;
 mod cut;
 mod spool;
 mod upload;
+mod dataset;
 mod layer_cache;
 mod layout;
 mod progress;
@@ -19,6 +20,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use sway_client::Client;
 use sway_client::refs::Expect;
 use sway_core::digest::Digest;
@@ -28,11 +30,13 @@ use sway_core::manifest::{ExtentSource, Manifest, Tree};
 use sway_core::name::RefName;
 use tokio::task::spawn_blocking;
 
-pub(crate) use build::{BuildRequest, Builder, Built, build, dockerfile_in};
+pub(crate) use build::{BuildRequest, Builder, Built, build, dockerfile_in, has_recipe};
+pub(crate) use dataset::{StoredDataset, store_dataset};
 pub(crate) use error::ExportError;
 pub(crate) use progress::Progress;
 pub(crate) use read::{OpenImage, Source};
 
+use crate::config;
 use cut::Task;
 use layer_cache::LayerCache;
 use spool::Spool;
@@ -250,4 +254,17 @@ fn count_new_files(manifest: &Manifest, spool: &Spool) -> usize {
     };
     let files = manifest.inodes().filter(|(_, inode)| inode.is_regular());
     files.filter(|(ino, _)| manifest.extents(*ino).iter().any(is_missing)).count()
+}
+
+/// Where layers and buildah's layout are kept between exports.
+pub(crate) fn cache_directory() -> anyhow::Result<PathBuf> {
+    let given = config::variable("XDG_CACHE_HOME").filter(|value| !value.is_empty());
+    let cache = match given {
+        Some(cache) => PathBuf::from(cache),
+        None => {
+            let home = config::variable("HOME").context("set XDG_CACHE_HOME or HOME")?;
+            PathBuf::from(home).join(".cache")
+        }
+    };
+    Ok(cache.join("sway"))
 }

@@ -34,6 +34,8 @@ impl Request {
 pub(crate) enum Answer {
     /// A status and a JSON body.
     Json(u16, Value),
+    /// Bytes.
+    Bytes(Vec<u8>),
     /// Server-sent events, as the test sends them; the stream ends with the sender.
     Events(Arc<Mutex<Receiver<Value>>>),
 }
@@ -86,6 +88,7 @@ impl FakeWorker {
                 ("GET", "/v1/jobs/j1/logs") => Answer::Events(Arc::clone(&events)),
                 ("POST", "/v1/jobs/j1/cancel") => Answer::Json(200, job()),
                 ("POST", "/v1/jobs/j1/stdin") => Answer::Json(200, json!({})),
+                ("GET", "/v1/jobs/j1/outputs?format=tar") => Answer::Bytes(archive()),
                 ("GET", "/v1/runs/7") => Answer::Json(200, recorded.clone()),
                 _ => Answer::Json(404, error("not_found", "no such path", None)),
             });
@@ -117,6 +120,11 @@ fn serve(stream: &TcpStream, told: &Sender<Request>, answers: &Answers) {
                  connection: close\r\n\r\n{body}",
                 body.len()
             );
+        }
+        Answer::Bytes(bytes) => {
+            let len = bytes.len();
+            let _ = write!(out, "HTTP/1.1 200 OK\r\ncontent-length: {len}\r\n\r\n");
+            let _ = out.write_all(&bytes);
         }
         Answer::Events(events) => {
             let _ = write!(
@@ -183,6 +191,18 @@ pub(crate) fn output(stream: &str, data: &[u8]) -> Value {
 /// The job's end with a run.
 pub(crate) fn end(state: &str, run: &Value) -> Value {
     json!({"event": "end", "state": state, "run": run})
+}
+
+/// What the job left in `/output`, as a worker packs it.
+fn archive() -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, text) in [("result.txt", "42"), ("b.txt", "b")] {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(text.len() as u64);
+        builder.append_data(&mut header, path, text.as_bytes()).unwrap();
+    }
+    builder.into_inner().unwrap()
 }
 
 /// The error body.

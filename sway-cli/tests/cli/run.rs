@@ -330,3 +330,98 @@ fn the_token_does_not_go_through_a_proxy_of_the_environment() {
         .success();
     assert_eq!(proxy.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
 }
+
+/// The only folder of a job below `base`.
+fn job_folder(base: &std::path::Path) -> std::path::PathBuf {
+    let mut folders = std::fs::read_dir(base).unwrap().map(|entry| entry.unwrap().path());
+    let folder = folders.next().unwrap();
+    assert_eq!(folders.next(), None);
+    folder
+}
+
+#[test]
+fn with_an_output_folder_output_and_logs_come_here_and_the_panel_is_shown() {
+    let mut with_files = run("exited", Some(0));
+    with_files["output_files"] = json!(2);
+    for json_too in [false, true] {
+        let worker = FakeWorker::with_job(vec![
+            output("stdout", b"one\n\xff"),
+            output("stderr", b"careful"),
+            end("completed", &with_files),
+        ]);
+        let home = Home::new();
+        let mut args = vec!["run", "--image", "scipy", "./app.py", "--output-dir", "./here/"];
+        args.extend(["--output-size", "1M", "--output-files", "7", "--output-file-size", "2K"]);
+        args.extend(json_too.then_some("--json"));
+        let ran = home.sway(&worker.url, &args).output().unwrap();
+        assert_eq!(ran.status.code(), Some(0), "{}", text(&ran.stderr));
+        let spec = worker.request("POST", "/v1/jobs").json();
+        let limits = json!({"bytes": 1 << 20, "files": 7, "file_bytes": 2048});
+        assert_eq!((&spec["output"], spec.get("datasets")), (&limits, None));
+
+        let folder = job_folder(&home.path().join("here"));
+        let read = |path: &str| std::fs::read(folder.join(path)).unwrap();
+        assert_eq!(read("logs/stdout.log"), b"one\n\xff");
+        assert_eq!(read("logs/stderr.log"), b"careful");
+        assert_eq!((read("output/result.txt"), read("output/b.txt")), (b"42".into(), b"b".into()));
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2);
+        assert_eq!(ran.stdout == b"one\n\xff", !json_too);
+
+        let stamp = folder.file_name().unwrap().to_str().unwrap();
+        let shown = text(&ran.stderr).replace(stamp, "20250214_122758");
+        let panel = "\
+            ╭────────── Job Configuration ───────────╮\n\
+            │ Starting job                           │\n\
+            │ Function: app.py                       │\n\
+            │ Output:   here/20250214_122758 → /output │\n";
+        let lines = |text: &str| text.lines().map(|line| line.replace(' ', "")).collect::<Vec<_>>();
+        let (shown, panel) = (lines(&shown), lines(panel));
+        assert_eq!(shown[1..4], panel[1..4]);
+        assert!(shown[4].contains("Timeout:10s"), "{shown:?}");
+    }
+}
+
+#[test]
+fn without_data_and_an_output_folder_none_is_asked_for() {
+    let home = Home::new();
+    let worker = FakeWorker::with_job(done());
+    let args = ["run", "--image", "scipy", "app.py", "app.py"];
+    home.sway(&worker.url, &args).assert().success();
+    let spec = worker.request("POST", "/v1/jobs").json();
+    assert_eq!((spec.get("output"), spec.get("datasets")), (None, None));
+    assert_eq!(spec["args"], json!(["app.py"]), "a script's arguments are its own");
+    assert!(!home.path().join("jobs").exists());
+}
+
+#[test]
+fn data_that_can_not_be_sent_stops_the_job_before_anything_is_made() {
+    let home = Home::new();
+    std::fs::create_dir(home.path().join("code")).unwrap();
+    std::fs::write(home.path().join("code/main.py"), "").unwrap();
+    let worker = FakeWorker::with_job(done());
+    for (args, reason, code) in [
+        (&["--data", "nowhere.csv"][..], "no nowhere.csv", 125),
+        (&["--data", "/dev/null"], "/dev/null is neither", 125),
+        // The fileserver can't be reached: the path behind a folder is its dataset.
+        (&["app.py"], "fileserver", 69),
+    ] {
+        let args = [&["run", "--image", "scipy", "code"], args].concat();
+        let ran = home.sway(&worker.url, &args).output().unwrap();
+        let stderr = text(&ran.stderr);
+        assert_eq!(ran.status.code(), Some(code), "{stderr}");
+        assert!(last_line(&ran.stderr).contains(reason), "{stderr}");
+        assert!(!home.path().join("jobs").exists());
+    }
+}
+
+#[test]
+fn a_limit_of_the_output_is_told_apart_from_that_of_the_streams() {
+    let mut full = run("output_limit", Some(1));
+    full["message"] = json!("/output is full: its limit is 4096 bytes");
+    let worker = FakeWorker::with_job(vec![end("failed", &full)]);
+    let args = ["run", "--image", "scipy", "app.py"];
+    let ran = Home::new().sway(&worker.url, &args).output().unwrap();
+    assert_eq!(ran.status.code(), Some(137));
+    let last = last_line(&ran.stderr);
+    assert!(last.contains("--output-size") && last.contains("/output is full"), "{last}");
+}

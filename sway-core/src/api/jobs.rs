@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::handler::Answer;
-use crate::job::{Cause, JobFile, JobState, Limits, Network, Program, base64_bytes};
-use crate::name::{ImageName, UserName};
+use crate::job::{Cause, DatasetKind, JobFile, JobState, Limits, Network, Program, base64_bytes};
+use crate::name::{DatasetName, ImageName, UserName};
 
 /// The longest body of `POST /v1/jobs`, in bytes: scripts and folders travel in it as base64.
 pub const JOB_BODY_LEN_MAX: usize = 64 << 20;
@@ -33,11 +33,58 @@ pub struct JobView {
     pub limits: Limits,
     /// What it can reach.
     pub network: Network,
+    /// The data that it reads.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub datasets: Vec<DatasetView>,
     /// When it was submitted, RFC 3339.
     pub created_at: String,
     /// Its run, once there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<RunView>,
+}
+
+/// A dataset of a job, and what its name led to when the job was submitted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatasetView {
+    /// Its name below `/data`; where absent, it is `/data` itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What it is.
+    pub kind: DatasetKind,
+    /// As asked for.
+    pub dataset: DatasetName,
+    /// What the job reads.
+    pub manifest: Digest,
+}
+
+/// Answer of `GET /v1/jobs/{id}/outputs`: what its latest run left in `/output`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputFiles {
+    /// Folders before what they hold.
+    pub files: Vec<OutputFile>,
+}
+
+/// An entry of `/output`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputFile {
+    /// From `/output`; invalid UTF-8 replaced.
+    pub path: String,
+    /// What it is.
+    pub kind: OutputKind,
+    /// Its length; 0 where it is no file.
+    pub bytes: u64,
+}
+
+/// What an entry of `/output` is; nothing else is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Folder,
+    /// A symbolic link that stays within `/output`.
+    Link,
 }
 
 /// One execution of a job: a row of the run log.
@@ -101,6 +148,12 @@ pub struct RunView {
     /// What a handler answered; none where it gave no answer, and for all other programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<Answer>,
+    /// Files that it left in `/output` and that are kept; none where it had no `/output`.
+    #[serde(default)]
+    pub output_files: Option<i64>,
+    /// Bytes of those.
+    #[serde(default)]
+    pub output_files_bytes: Option<i64>,
     /// Limits that held.
     pub limits: Limits,
     /// From submission to a free place.

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
 use sha2::{Digest as _, Sha256};
-use sway_core::api::jobs::{JobList, JobView};
+use sway_core::api::jobs::{DatasetView, JobList, JobView};
 use sway_core::digest::Digest;
 use sway_core::job::{JobSpec, JobState, Limits, Network};
 use sway_core::name::{ImageName, UserName};
@@ -28,6 +28,8 @@ pub struct NewJob {
     pub spec: JobSpec,
     /// The manifest that the image's name led to.
     pub manifest: Digest,
+    /// What the names of its datasets led to.
+    pub datasets: Vec<DatasetView>,
     /// What was granted.
     pub limits: Limits,
     /// First state: approved, or pending where an owner decides.
@@ -80,11 +82,12 @@ impl Db {
             {
                 return Ok(Accepted::Known(known));
             }
+            let datasets = (!job.datasets.is_empty()).then(|| to_json(&job.datasets));
             transaction.execute(
                 "INSERT INTO jobs (id, username, image, manifest, filename, state, spec, limits,
-                     network, idempotency_key, spec_sha256, created_at)
+                     network, datasets, idempotency_key, spec_sha256, created_at)
                  VALUES (:id, :username, :image, :manifest, :filename, :state, :spec, :limits,
-                     :network, :key, :sha256, :created_at)",
+                     :network, :datasets, :key, :sha256, :created_at)",
                 named_params! {
                     ":id": job.id,
                     ":username": job.username.as_ref(),
@@ -95,6 +98,7 @@ impl Db {
                     ":spec": spec,
                     ":limits": to_json(&job.limits),
                     ":network": network_name(job.spec.network),
+                    ":datasets": datasets,
                     ":key": job.idempotency_key,
                     ":sha256": sha256,
                     ":created_at": now(),
@@ -133,7 +137,7 @@ impl Db {
         self.call(move |connection| {
             let mut statement = connection.prepare_cached(
                 "SELECT seq, id, username, image, manifest, filename, state, limits, network,
-                     created_at
+                     datasets, created_at
                  FROM jobs
                  WHERE (:user IS NULL OR username = :user) AND (:state IS NULL OR state = :state)
                    AND (:before IS NULL OR seq < :before)
@@ -264,7 +268,8 @@ pub(super) fn resolve(
 
 fn job_of_id(connection: &Connection, id: &str) -> Result<JobRow, DbError> {
     let mut statement = connection.prepare_cached(
-        "SELECT seq, id, username, image, manifest, filename, state, limits, network, created_at
+        "SELECT seq, id, username, image, manifest, filename, state, limits, network, datasets,
+             created_at
          FROM jobs WHERE id = ?1",
     )?;
     let mut rows = statement.query_and_then([id], job_of_row)?;
@@ -283,6 +288,10 @@ fn job_of_row(row: &Row<'_>) -> Result<JobRow, DbError> {
         state: state_of(row.get("state")?)?,
         limits: from_json("limits", row.get("limits")?)?,
         network: network_of(row.get("network")?)?,
+        datasets: match row.get("datasets")? {
+            Some(datasets) => from_json("datasets", datasets)?,
+            None => Vec::new(),
+        },
         created_at: row.get("created_at")?,
         run: None,
     };

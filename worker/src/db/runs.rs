@@ -16,6 +16,9 @@ pub const STORED_OUTPUT_LEN_MAX: u64 = 1 << 20;
 /// What a run's message says when its output file made room for newer ones.
 const DROPPED: &str = "its output beyond the first MiB is no longer kept";
 
+/// And of the files of its `/output`.
+const FILES_DROPPED: &str = "its files in /output are no longer kept";
+
 /// A job takes its place: its run begins.
 #[derive(Clone, Debug)]
 pub struct NewRun {
@@ -56,6 +59,8 @@ pub struct RunEnd {
     pub trace: TraceUse,
     /// Bytes of the trace that were brought for it.
     pub trace_pushed_bytes: u64,
+    /// What it left in `/output` and is kept: files and their bytes.
+    pub output_files: Option<(u64, u64)>,
     /// Peak of anonymous and shared memory.
     pub memory_peak_bytes: Option<u64>,
     /// What a handler answered.
@@ -107,7 +112,7 @@ const COLUMNS: &str = "id, job_id, filename, username, image, manifest, limits, 
     duration_ms, exit_code, cause, message, stdout_truncated, stderr_truncated,
     memory_cache_hits, disk_cache_hits, server_fetches, memory_cache_bytes, disk_cache_bytes,
     bytes_fetched, trace, trace_pushed_bytes, trace_used_bytes, trace_missed_bytes, records_trace,
-    memory_peak_bytes, queued_ms, mount_ms, start_ms, first_output_ms,
+    output_files, output_files_bytes, memory_peak_bytes, queued_ms, mount_ms, start_ms, first_output_ms,
     CASE WHEN :output_len > 0 THEN coalesce(substr(stdout, 1, :output_len), x'') END AS stdout,
     CASE WHEN :output_len > 0 THEN coalesce(substr(stderr, 1, :output_len), x'') END AS stderr,
     CASE WHEN :output_len >= 1048576 THEN answer END AS answer";
@@ -153,6 +158,7 @@ impl Db {
                      server_fetches = :fetches, bytes_fetched = :fetched_bytes,
                      trace = :trace, trace_pushed_bytes = :pushed_bytes,
                      trace_missed_bytes = :missed_bytes,
+                     output_files = :output_files, output_files_bytes = :output_files_bytes,
                      memory_peak_bytes = :memory_peak, answer = :answer, mount_ms = :mount_ms,
                      start_ms = :start_ms, first_output_ms = :first_output_ms
                  WHERE id = :id",
@@ -176,6 +182,8 @@ impl Db {
                     ":trace": end.trace.as_str(),
                     ":pushed_bytes": count(end.trace_pushed_bytes),
                     ":missed_bytes": count(end.figures.missed_bytes),
+                    ":output_files": end.output_files.map(|(files, _)| count(files)),
+                    ":output_files_bytes": end.output_files.map(|(_, bytes)| count(bytes)),
                     ":memory_peak": end.memory_peak_bytes.map(count),
                     ":answer": end.answer.as_ref().map(to_json),
                     ":mount_ms": end.mount_ms,
@@ -291,10 +299,16 @@ impl Db {
                      WHERE id = :id AND instr(coalesce(message, ''), :note) = 0
                        AND (length(stdout) >= :stored OR length(stderr) >= :stored)",
                 )?;
+                let mut of_files = transaction.prepare_cached(
+                    "UPDATE runs SET output_files = NULL, output_files_bytes = NULL,
+                         message = coalesce(message || '; ', '') || :note
+                     WHERE id = :id AND output_files > 0",
+                )?;
                 for id in runs {
                     statement.execute(named_params! {
                         ":id": id, ":stored": stored, ":note": DROPPED,
                     })?;
+                    of_files.execute(named_params! { ":id": id, ":note": FILES_DROPPED })?;
                 }
             }
             transaction.commit()?;
@@ -390,6 +404,8 @@ fn run_of_row(row: &Row<'_>) -> Result<RunView, DbError> {
         trace_used_bytes: row.get("trace_used_bytes")?,
         trace_missed_bytes: row.get("trace_missed_bytes")?,
         records_trace: row.get("records_trace")?,
+        output_files: row.get("output_files")?,
+        output_files_bytes: row.get("output_files_bytes")?,
         memory_peak_bytes: row.get("memory_peak_bytes")?,
         limits: from_json("limits", row.get("limits")?)?,
         answer: answer.map(|answer| from_json("answer", answer)).transpose()?,

@@ -1,28 +1,16 @@
 //! The record: what is written down, who sees it, and which files are accepted.
 
-use std::collections::BTreeMap;
-
 use sway_core::api::jobs::TraceUse;
 use sway_core::digest::Digest;
 use sway_core::handler::Answer;
-use sway_core::job::{Cause, JobSpec, JobState, Limits, LimitsRequest, Network, Program};
+use sway_core::job::{Cause, JobSpec, JobState, Limits, Program};
 
 use super::*;
 use crate::account::CacheFigures;
 
 fn spec(program: &str) -> JobSpec {
-    JobSpec {
-        image: Some("scipy".parse().unwrap()),
-        program: Program::Command { argv: vec![program.to_owned()] },
-        args: vec![],
-        env: BTreeMap::new(),
-        limits: LimitsRequest::default(),
-        network: Network::None,
-        stdin: false,
-        detach: false,
-        fail_on_output_limit: false,
-        labels: BTreeMap::new(),
-    }
+    let argv = vec![program.to_owned()];
+    JobSpec::new(Some("scipy".parse().unwrap()), Program::Command { argv })
 }
 
 fn job(user: &str, program: &str, key: Option<&str>) -> NewJob {
@@ -32,6 +20,7 @@ fn job(user: &str, program: &str, key: Option<&str>) -> NewJob {
         image: "scipy".parse().unwrap(),
         spec: spec(program),
         manifest: Digest::of(b"manifest"),
+        datasets: vec![],
         limits: Limits::DIRECT,
         state: JobState::Approved,
         idempotency_key: key.map(str::to_owned),
@@ -65,6 +54,7 @@ fn end(state: JobState, cause: Cause) -> RunEnd {
         },
         trace: TraceUse::Pushed,
         trace_pushed_bytes: 12,
+        output_files: Some((3, 12)),
         memory_peak_bytes: Some(7),
         answer: Some(answer()),
         mount_ms: 8,
@@ -112,6 +102,7 @@ async fn a_run_is_on_record_with_all_its_figures() {
     assert_eq!(run.answer, None, "it goes with whole outputs");
     let whole = db.run(&id, &of("ada"), 1 << 20).await.unwrap();
     assert_eq!(whole.answer, Some(answer()));
+    assert_eq!((run.output_files, run.output_files_bytes), (Some(3), Some(12)));
     assert!(run.stdout_truncated && !run.stderr_truncated);
     let job = db.job(&id, &of("ada")).await.unwrap().view;
     assert_eq!(job.state, JobState::Completed);
@@ -216,12 +207,17 @@ async fn a_run_without_its_output_file_says_what_is_missing() {
     let (_dir, db) = open();
     let long = vec![b'x'; usize::try_from(STORED_OUTPUT_LEN_MAX).unwrap()];
     let mut runs = Vec::new();
-    for (stderr, message) in [(long, Some("a note".to_owned())), (b"short".to_vec(), None)] {
+    let note = Some("a note".to_owned());
+    for (stderr, message, output_files) in [
+        (long, note, None),
+        (b"short".to_vec(), None, None),
+        (b"short".to_vec(), None, Some((2, 30))),
+    ] {
         let id = inserted(&db, job("ada", "a", None)).await;
         let run =
             db.begin_run(NewRun { job_id: id, queued_ms: 0, records_trace: false }).await.unwrap();
         let end = end(JobState::Failed, Cause::Exited);
-        let end = RunEnd { stdout_truncated: false, stderr, message, ..end };
+        let end = RunEnd { stdout_truncated: false, stderr, message, output_files, ..end };
         db.end_run(run, end).await.unwrap();
         runs.push(run);
     }
@@ -235,6 +231,9 @@ async fn a_run_without_its_output_file_says_what_is_missing() {
     assert_eq!(run.message.as_deref(), Some(message));
     let run = db.run(&runs[1].to_string(), &Scope::All, 0).await.unwrap();
     assert_eq!((run.stderr_truncated, run.message), (false, None), "its row holds it all");
+    let run = db.run(&runs[2].to_string(), &Scope::All, 0).await.unwrap();
+    let message = "its files in /output are no longer kept";
+    assert_eq!((run.output_files, run.message.as_deref()), (None, Some(message)));
 }
 
 #[tokio::test]

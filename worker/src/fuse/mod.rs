@@ -162,7 +162,7 @@ impl Adapter {
             return reply.data(bytes);
         }
         if matches!(outlook, Outlook::Unknown) {
-            account.missed(len as u64);
+            account.missed(self.rootfs.manifest(), len as u64);
         }
         match self.rootfs.read_from_memory(ino, offset, len, account) {
             Ok(Some(content)) => reply.data(content.as_ref()),

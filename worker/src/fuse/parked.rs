@@ -108,7 +108,7 @@ impl Adapter {
             let on_demand = async {
                 let is_forsaken = wait(&waiting, patience).await;
                 if is_open && is_forsaken {
-                    account.missed(len as u64);
+                    account.missed(rootfs.manifest(), len as u64);
                 }
                 let _demand = Board::demand(&board);
                 match is_coming && !is_forsaken {

@@ -18,6 +18,10 @@ impl From<QueueError> for ServerError {
                 .hint("this worker runs only Python that keeps to its policy"),
             QueueError::NoImage { .. } => Self::not_found("image_not_found", message)
                 .hint("see `sway images`; `sway export` makes an image available"),
+            QueueError::NoDataset(_) => Self::not_found("dataset_not_found", message)
+                .hint("`sway run --data PATH` stores one, and runs a job on it"),
+            QueueError::NoOutputs { .. } => Self::not_found("no_outputs", message),
+            QueueError::NoOutput { .. } => Self::not_found("output_not_found", message),
             QueueError::ImageMoved { .. } => Self::conflict("image_moved", message)
                 .hint("leave the digest out to run the image as it is now"),
             QueueError::Fileserver { source, .. } => of_fileserver(&message, &source),

@@ -9,6 +9,7 @@ mod error;
 mod health;
 mod jobs;
 mod libraries;
+mod outputs;
 mod pages;
 mod runs;
 mod traces;
@@ -81,6 +82,8 @@ pub fn router(app: App, access: Access) -> Router {
         .route("/v1/jobs/{id}", get(jobs::show))
         .route("/v1/jobs/{id}/logs", get(jobs::logs))
         .route("/v1/jobs/{id}/cancel", post(jobs::cancel))
+        .route("/v1/jobs/{id}/outputs", get(outputs::list))
+        .route("/v1/jobs/{id}/outputs/{*path}", get(outputs::show))
         .layer(DefaultBodyLimit::max(JOB_BODY_LEN_MAX))
         .route(
             "/v1/jobs/{id}/stdin",

@@ -11,6 +11,7 @@ use sway_core::job::{JobSpec, Limits, Network};
 use sway_core::manifest::Manifest;
 
 use super::RunError;
+use super::data;
 use super::init;
 use super::program::{self, Process};
 use super::seccomp;
@@ -77,12 +78,13 @@ impl Bundle<'_> {
         self.config["root"]["path"] = json!(path);
     }
 
-    /// Adds a file of the host that stands, read-only, in the place of one of the rootfs.
-    pub(crate) fn bind_file(&mut self, source: &Path, target: &str) {
+    /// Adds a file or directory of the host that stands in the place of one of the rootfs, `ro` or
+    /// `rw`.
+    pub(crate) fn bind(&mut self, source: &Path, target: &str, access: &str) {
         let mounts = self.config["mounts"].as_array_mut().expect("a bundle has mounts");
         mounts.push(json!({
             "destination": target, "type": "bind", "source": source,
-            "options": ["bind", "ro", "nosuid", "nodev"],
+            "options": ["bind", access, "nosuid", "nodev"],
         }));
     }
 }
@@ -116,6 +118,7 @@ pub(crate) fn plan<'a>(request: &Request<'a>) -> Result<Bundle<'a>, RunError> {
         owner,
         &mut skeleton,
     )?;
+    data::mount_points(request.spec, request.limits, &process.cwd, &mut skeleton)?;
     Ok(Bundle { config: config(request, &process, &env), skeleton })
 }
 
@@ -151,9 +154,12 @@ fn environment(request: &Request<'_>) -> Vec<(String, String)> {
             env.push((name.to_owned(), value.to_owned()));
         }
     }
-    for (name, value) in &request.spec.env {
+    let told = data::environment(request.spec, request.limits);
+    let told = told.iter().map(|(name, value)| (*name, value));
+    let asked = request.spec.env.iter().map(|(name, value)| (name.as_str(), value));
+    for (name, value) in told.chain(asked) {
         env.retain(|(other, _)| other != name);
-        env.push((name.clone(), value.clone()));
+        env.push((name.to_owned(), value.clone()));
     }
     env
 }
@@ -169,7 +175,7 @@ fn home<'a>(request: &Request<'a>) -> &'a str {
 }
 
 fn config(request: &Request<'_>, process: &Process, env: &[(String, String)]) -> Value {
-    let Limits { memory_bytes, cpus_milli, pids, tmp_bytes, .. } = *request.limits;
+    let Limits { memory_bytes, cpus_milli, pids, tmp_bytes, output, .. } = *request.limits;
     let User { uid, gid, additional_gids, .. } = request.user;
     let env: Vec<String> = env.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let none: [&str; 0] = [];
@@ -177,17 +183,22 @@ fn config(request: &Request<'_>, process: &Process, env: &[(String, String)]) ->
         Some(host_init) => (init::arguments(&process.argv), Some(init::mount(host_init))),
         None => (process.argv.clone(), None),
     };
+    // What lies in `/output` counts against the group's memory, and not against the job's.
+    let group_bytes = memory_bytes + output.map_or(0, |output| output.bytes);
     // A file on a tmpfs can't be longer than it; this bounds what is sparse.
-    let file_bytes = tmp_bytes.max(SHM_BYTES) + (1 << 20);
+    let file_bytes = match output {
+        Some(output) if output.file_bytes < output.bytes => output.file_bytes,
+        _ => tmp_bytes.max(SHM_BYTES).max(output.map_or(0, |output| output.bytes)) + (1 << 20),
+    };
     let mut resources = json!({
         "devices": [{"allow": false, "access": "rwm"}],
-        "memory": {"limit": memory_bytes},
+        "memory": {"limit": group_bytes},
         "cpu": {"quota": u64::from(cpus_milli) * CPU_PERIOD_US / 1000, "period": CPU_PERIOD_US},
         "pids": {"limit": pids.max(RUNC_TASKS)},
     });
     if request.host.swap_limit {
         // Memory and swap together: no swap beyond the limit.
-        resources["memory"]["swap"] = json!(memory_bytes);
+        resources["memory"]["swap"] = json!(group_bytes);
     }
     if request.host.unified {
         // Who exceeds the limit ends as a whole.

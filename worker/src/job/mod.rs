@@ -6,9 +6,11 @@
 //! container, `supervise` watches it and moves its bytes, `cleanup` removes what was made. Who
 //! runs when is the queue's business.
 
+pub mod archive;
 pub mod output;
 
 mod bundle;
+mod data;
 mod init;
 mod user;
 mod program;
@@ -36,12 +38,13 @@ use futures::future::BoxFuture;
 use rustix::fs::Mode;
 use sway_core::api::jobs::{OutputStream, TraceUse};
 use sway_core::handler::Answer;
-use sway_core::job::{Cause, JobSpec, Limits, Network, Program};
+use sway_core::job::{Cause, JobSpec, Limits, Network, OutputLimits, Program};
 use sway_core::manifest::Manifest;
 use sway_server::tasks::Tasks;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use self::archive::Packed;
 use self::bundle::{Host, Request};
 use self::cgroup::{Cgroup, Hierarchies};
 use self::ids::{IdRange, IdRanges};
@@ -54,6 +57,7 @@ use self::user::{AccountFiles, User};
 use crate::account::{Accounts, CacheFigures, RunAccount};
 use crate::id_map::IdMaps;
 
+pub use self::data::MountedDataset;
 pub use self::init::find_init;
 pub use self::overlay::Overlays;
 
@@ -119,6 +123,8 @@ pub struct RunRequest {
     pub limits: Limits,
     /// The image. Kept until the run has ended.
     pub mount: Arc<dyn Rootfs>,
+    /// Its datasets, in the order of the spec's.
+    pub datasets: Vec<MountedDataset>,
     /// What the run waits for when all is ready: its program does not start before. Where the
     /// sender is dropped, it never starts, and what was made ready is thrown away.
     pub go: oneshot::Receiver<Go>,
@@ -137,6 +143,8 @@ pub struct Go {
     pub stdin: Option<mpsc::Receiver<Bytes>>,
     /// Where output goes; ended with the run.
     pub output: Arc<OutputLog>,
+    /// Where to pack what it leaves in `/output`, where it has that.
+    pub archive: PathBuf,
 }
 
 /// How a run ended.
@@ -174,6 +182,8 @@ pub struct RunOutcome {
     pub stdout_truncated: bool,
     /// Whether stderr was.
     pub stderr_truncated: bool,
+    /// What it left in `/output`, once that is packed.
+    pub packed: Option<Packed>,
 }
 
 /// A run that did not get to its end.
@@ -277,6 +287,8 @@ struct Report {
     notes: Vec<String>,
     /// What it runs on, if that may serve another one.
     overlay: Option<Overlay>,
+    /// Whether it has come so far as to have its `/output`.
+    is_staged: bool,
 }
 
 impl Runner {
@@ -387,7 +399,7 @@ impl Runner {
     /// serve others; its cgroup and directories go soon after ([`Runner::settled`]). It must not
     /// be dropped before (cancel it instead).
     pub async fn run(&self, request: RunRequest) -> RunOutcome {
-        let RunRequest { job_id, spec, limits, mount, go, cancel, started } = request;
+        let RunRequest { job_id, spec, limits, mount, datasets, go, cancel, started } = request;
         let container =
             format!("run-{}-{}", hostname(&job_id), NEXT.fetch_add(1, Ordering::Relaxed));
         let cgroup_path = format!("{}/{container}", self.worker_cgroup());
@@ -405,6 +417,7 @@ impl Runner {
         };
         // Waiting for the fileserver must not use the whole of the time that a job has.
         run.account.bound_reads(Duration::from_millis(limits.timeout_ms) / 3);
+        run.account.of_image(mount.manifest());
         let mut report = Report::default();
         let range = Arc::new(self.ids.take().await);
         let fail_on_limit = spec.fail_on_output_limit;
@@ -416,12 +429,22 @@ impl Runner {
         // The init is in the job's cgroup, and not one of the processes that the job may have.
         let init = u32::from(self.config.init.is_some());
         let limits = Limits { pids: limits.pids.saturating_add(init), ..limits };
-        let creating =
-            self.create(job_id, spec, limits, &mount, &cancel, &run, &range, &mut report);
+        let creating = self.create(
+            job_id,
+            spec,
+            limits,
+            &mount,
+            &datasets,
+            &cancel,
+            &run,
+            &range,
+            &mut report,
+        );
         let created = creating.await;
         let go = go.await.ok();
         let output = go.as_ref().map(|go| Arc::clone(&go.output));
         let run_id = go.as_ref().map(|go| go.run_id);
+        let archive = go.as_ref().map(|go| go.archive.clone());
         let result = match (created, go) {
             (Err(error), _) => Err(error),
             (Ok(_), None) => Err(RunError::Unwanted),
@@ -466,14 +489,25 @@ impl Runner {
         }
         drop(range);
         self.accounts.close(&run.cgroup_path);
+        let kept = match (limits.output, archive) {
+            (Some(limits), Some(archive)) if report.is_staged && gone => {
+                keep_output(&run.stage.home, limits, archive, &mut report).await
+            }
+            _ => Kept::default(),
+        };
         self.remove(&run).await;
         let (cause, exit_code) = match &result {
             Ok((Some(cause), ended)) => (*cause, ended.map(Ended::exit_code)),
             Ok((None, None)) => (Cause::Infrastructure, None),
             Ok((None, Some(ended))) => {
                 let exit_code = ended.exit_code();
-                let starved = oom_kills > 0 && exit_code != 0;
-                (if starved { Cause::MemoryExceeded } else { Cause::Exited }, Some(exit_code))
+                let cause = match exit_code {
+                    0 => Cause::Exited,
+                    _ if oom_kills > 0 => Cause::MemoryExceeded,
+                    _ if kept.is_at_a_limit => Cause::OutputLimit,
+                    _ => Cause::Exited,
+                };
+                (cause, Some(exit_code))
             }
             Err(error) => error.verdict(),
         };
@@ -514,6 +548,7 @@ impl Runner {
             answer: report.answer,
             stdout_truncated: is_cut(OutputStream::Stdout),
             stderr_truncated: is_cut(OutputStream::Stderr),
+            packed: kept.packed,
         }
     }
 
@@ -539,6 +574,7 @@ impl Runner {
         spec: JobSpec,
         limits: Limits,
         mount: &Arc<dyn Rootfs>,
+        datasets: &[MountedDataset],
         cancel: &CancellationToken,
         run: &Run,
         range: &Arc<IdRange>,
@@ -557,6 +593,14 @@ impl Runner {
         // Waits for no fileserver.
         let lower = mount.lower(&ids).await;
         let lower = lower.map_err(step("mount the image with the job's owners"))?;
+        let data = data::Plan {
+            datasets: data::planned(&spec, datasets, &ids).await?,
+            output: limits.output.map(|limits| data::PlannedOutput {
+                limits,
+                uid: host_uid,
+                gid: ids.gids.outside(user.gid).unwrap_or_else(|| range.base()),
+            }),
+        };
         let network = spec.network;
         let has_stdin = spec.stdin || matches!(spec.program, Program::Handler(_));
         let staging = {
@@ -583,13 +627,14 @@ impl Runner {
                     init: init.as_deref(),
                 };
                 let mut bundle = bundle::plan(&request)?;
-                stage.make(&mut bundle, mount.overlays(), &lower, &ids, &range)
+                stage.make(&mut bundle, mount.overlays(), &lower, &data, &ids, &range)
             })
         };
         report.overlay = staging.await.map_err(|error| RunError::Stage {
             what: "prepare the container",
             source: io::Error::other(error),
         })??;
+        report.is_staged = true;
         report.mount = begun.elapsed();
 
         let begun = Instant::now();
@@ -626,6 +671,48 @@ fn whole(input: Bytes) -> mpsc::Receiver<Bytes> {
     let (sender, receiver) = mpsc::channel(1);
     sender.try_send(input).expect("the channel is empty and has a receiver");
     receiver
+}
+
+/// What became of a run's `/output`.
+#[derive(Debug, Default)]
+struct Kept {
+    packed: Option<Packed>,
+    is_at_a_limit: bool,
+}
+
+/// Packs the `/output` of a run whose processes are gone, and notes which limits it met.
+async fn keep_output(
+    home: &Path,
+    limits: OutputLimits,
+    archive: PathBuf,
+    report: &mut Report,
+) -> Kept {
+    let at = data::output_of(home);
+    let packing = tokio::task::spawn_blocking(move || {
+        let used_up = data::used_up(&at)?;
+        Ok((used_up, archive::pack(&at, &limits, &archive)?))
+    });
+    let packing = packing.await.map_err(io::Error::other).and_then(|packed| packed);
+    let ((bytes, files), packed) = match packing {
+        Ok(packed) => packed,
+        Err(error) => {
+            report.notes.push(format!("what is in /output could not be kept: {error}"));
+            return Kept::default();
+        }
+    };
+    // By default the length of one file is bounded by that of all.
+    let longest = packed.has_longest && limits.file_bytes < limits.bytes;
+    for (is_met, what) in [
+        (bytes, format!("is full: its limit is {} bytes", limits.bytes)),
+        (files, format!("has as many files as it may: {}", limits.files)),
+        (longest, format!("has a file of the greatest length: {} bytes", limits.file_bytes)),
+        (packed.left_out > 0, format!("held {} entries that are not kept", packed.left_out)),
+    ] {
+        if is_met {
+            report.notes.push(format!("/output {what}"));
+        }
+    }
+    Kept { packed: Some(packed), is_at_a_limit: bytes || files || longest }
 }
 
 /// A small text of the image; empty where it lacks it.

@@ -269,18 +269,8 @@ mod tests {
 
     fn planned(program: Program, args: &[&str], config: RunConfig) -> Result<Process, RunError> {
         let manifest = image(config);
-        let spec = JobSpec {
-            image: Some("x".parse().unwrap()),
-            program,
-            args: args.iter().map(|&arg| arg.to_owned()).collect(),
-            env: BTreeMap::new(),
-            limits: Default::default(),
-            network: Default::default(),
-            stdin: false,
-            detach: false,
-            fail_on_output_limit: false,
-            labels: BTreeMap::new(),
-        };
+        let args = args.iter().map(|&arg| arg.to_owned()).collect();
+        let spec = JobSpec { args, ..JobSpec::new(Some("x".parse().unwrap()), program) };
         let mut skeleton = Skeleton::new(&manifest);
         plan(&spec, &manifest, "/usr/local/bin:/usr/bin:/bin", Owner::ROOT, &mut skeleton)
     }

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! jobs/<run>/             config.json, runc's pid file and log, files that are bound
+//! jobs/<run>/data-<n>     a dataset with the job's owners
+//! jobs/<run>/output       what the job calls /output
 //! ```
 //!
 //! and for a job whose files hide more of the image than a file, so that no overlay of
@@ -26,6 +28,7 @@ use std::path::{Path, PathBuf};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::bundle::Bundle;
+use super::data;
 use super::ids::IdRange;
 use super::kernel;
 use super::overlay::{Overlay, Overlays};
@@ -52,6 +55,7 @@ impl Stage {
         bundle: &mut Bundle<'_>,
         overlays: &Overlays,
         lower: &Lower,
+        data: &data::Plan,
         ids: &IdMaps,
         range: &IdRange,
     ) -> Result<Option<Overlay>, RunError> {
@@ -69,7 +73,7 @@ impl Stage {
                     let source = self.home.join(format!("file-{number}"));
                     let written = bundle.skeleton.write_file(names, &source, ids);
                     written.map_err(step("write the job's own files"))?;
-                    bundle.bind_file(&source, &skeleton::shown(names));
+                    bundle.bind(&source, &skeleton::shown(names), "ro");
                 }
                 bundle.set_rootfs(&overlay.rootfs());
                 Some(overlay)
@@ -80,6 +84,7 @@ impl Stage {
                 None
             }
         };
+        data::lay(data, &self.home, ids, range, bundle)?;
         fs_err::write(self.home.join("config.json"), bundle.config.to_string())
             .map_err(step("write the bundle"))?;
         Ok(overlay)
@@ -121,6 +126,7 @@ impl Stage {
     pub(crate) fn remove(&self) -> io::Result<()> {
         unmount(&self.rootfs)?;
         unmount(&self.home.join("image"))?;
+        data::unmount(&self.home)?;
         for result in [
             fs_err::remove_dir(&self.rootfs),
             fs_err::remove_dir(&self.place),

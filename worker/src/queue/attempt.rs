@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use sway_core::api::jobs::DatasetView;
 use sway_core::digest::Digest;
 use sway_core::job::{JobSpec, Limits};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -42,6 +43,7 @@ impl Inner {
         spec: JobSpec,
         limits: Limits,
         manifest: Digest,
+        datasets: Vec<DatasetView>,
         place: OwnedSemaphorePermit,
     ) -> Attempt {
         let (go, has_leave) = oneshot::channel();
@@ -53,6 +55,7 @@ impl Inner {
             spec,
             limits,
             manifest,
+            datasets,
             go: has_leave,
             cancel: active.cancel.clone(),
             started: has_started,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sway_client::ClientError;
 use sway_core::digest::Digest;
 use sway_core::job::{LimitError, SpecError};
-use sway_core::name::ImageName;
+use sway_core::name::{DatasetName, ImageName};
 
 use crate::db::DbError;
 use crate::policy::{Finding, Policy};
@@ -42,6 +42,25 @@ pub enum QueueError {
         name: ImageName,
         /// Where the name leads.
         found: Digest,
+    },
+    /// No dataset of this name.
+    #[error("no dataset {0}")]
+    NoDataset(DatasetName),
+    /// No files of a run.
+    #[error("job {id} {reason}")]
+    NoOutputs {
+        /// The job.
+        id: String,
+        /// Why there are none.
+        reason: &'static str,
+    },
+    /// No such file among those of a run.
+    #[error("job {id} left no file {path:?}")]
+    NoOutput {
+        /// The job.
+        id: String,
+        /// What was asked for.
+        path: String,
     },
     /// The fileserver did not answer, or not as it should.
     #[error("can't ask the fileserver for {name}")]

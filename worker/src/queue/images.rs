@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use sway_client::{Client, ClientError};
-use sway_core::api::jobs::ImageView;
+use sway_core::api::jobs::{DatasetView, ImageView};
 use sway_core::digest::Digest;
+use sway_core::job::Dataset;
 use sway_core::name::{ImageName, UserName};
 use sway_core::trace::TraceKey;
 
@@ -107,6 +108,29 @@ impl Images {
         let images = owners.iter().map(|owner| name.to_ref(owner)).collect();
         let found = starts.resolve(user, images, key).await?;
         Ok(found.map(|head| head.manifest))
+    }
+
+    /// What the names of a job's datasets lead to. Users read their own and the library's.
+    pub async fn datasets(
+        &self,
+        user: &UserName,
+        operator: bool,
+        datasets: &[Dataset],
+    ) -> Result<Vec<DatasetView>, QueueError> {
+        let resolving = datasets.iter().map(|Dataset { name, kind, dataset }| async move {
+            let owner = dataset.user.as_ref().unwrap_or(user);
+            let may_read = operator || owner == user || *owner == UserName::library();
+            let found = match may_read {
+                true => self.client.refs().get(&dataset.to_ref(owner)).await,
+                false => Ok(None),
+            };
+            let found = found
+                .map_err(|source| QueueError::Fileserver { name: dataset.to_string(), source })?;
+            let manifest = found.ok_or_else(|| QueueError::NoDataset(dataset.clone()))?;
+            let (name, dataset) = (name.clone(), dataset.clone());
+            Ok(DatasetView { name, kind: *kind, dataset, manifest })
+        });
+        futures::future::try_join_all(resolving).await
     }
 
     /// What the user can run: own images and the library's, sorted by name.

@@ -16,6 +16,7 @@ mod error;
 mod events;
 mod images;
 mod outputs;
+mod job_outputs;
 mod run_job;
 
 use std::collections::HashMap;
@@ -28,7 +29,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sway_core::api::jobs::{ImageView, JobList, JobView, OutputStream, RunList, RunView, TraceUse};
 use sway_core::handler::{Handler, Runtime};
-use sway_core::job::{Cause, JobSpec, JobState, Limits, Program};
+use sway_core::job::{Cause, JobSpec, JobState, LimitError, Limits, OutputLimits, Program};
 use sway_core::name::ImageName;
 use sway_core::trace::TraceKey;
 use sway_server::guard::Identity;
@@ -42,6 +43,7 @@ pub use self::error::QueueError;
 pub use self::events::Events;
 use self::events::Past;
 pub use self::images::Images;
+pub use self::job_outputs::{JobOutputs, OutputBytes};
 use self::outputs::Outputs;
 pub use self::run_job::{RunJob, RunOrder};
 use crate::account::CacheFigures;
@@ -114,6 +116,21 @@ impl DefaultImages {
     }
 }
 
+impl QueueConfig {
+    /// The limits that hold for a job.
+    fn grant(&self, spec: &JobSpec) -> Result<Limits, LimitError> {
+        let limits = Limits::grant(&spec.limits, &self.default_limits, &self.maxima)?;
+        let output = match &spec.output {
+            Some(request) => {
+                let maxima = self.maxima.output.unwrap_or(OutputLimits::MAXIMA);
+                Some(OutputLimits::grant(request, &maxima)?)
+            }
+            None => None,
+        };
+        Ok(Limits { output, ..limits })
+    }
+}
+
 /// A run with the beginnings of its outputs.
 #[derive(Debug)]
 pub struct FoundRun {
@@ -172,6 +189,7 @@ impl Queue {
             open: Mutex::default(),
             ended: AtomicU32::new(0),
         }));
+        queue.0.outputs.recover().await.map_err(QueueError::Outputs)?;
         queue.0.close_interrupted().await?;
         queue.0.prune().await?;
         for id in queue.0.db.approved_jobs().await? {
@@ -204,7 +222,7 @@ impl Queue {
             Some(policy) => held_to(policy, spec).await?,
             None => spec,
         };
-        let limits = Limits::grant(&spec.limits, &config.default_limits, &config.maxima)?;
+        let limits = config.grant(&spec)?;
         let scope = Scope::User(identity.user.clone());
         if let Some(key) = idempotency_key.clone()
             && let Some(id) = inner.db.job_of_key(identity.user.clone(), key, &spec).await?
@@ -220,10 +238,14 @@ impl Queue {
         };
         let active = Active::new(new_id(), identity.user.clone(), &spec, JobState::Approved);
         let (user, operator) = (&identity.user, identity.operator);
-        // Most names lead to where they led the last time.
-        let mut ahead = images.expected(user, operator, &image, &key).and_then(|manifest| {
+        // Most names lead to where they led the last time; of datasets, nobody knows that.
+        let expected = match spec.datasets.as_slice() {
+            [] => images.expected(user, operator, &image, &key),
+            _ => None,
+        };
+        let mut ahead = expected.and_then(|manifest| {
             let place = Arc::clone(&inner.places).try_acquire_owned().ok()?;
-            Some(inner.attempt(&active, spec.clone(), limits, manifest, place))
+            Some(inner.attempt(&active, spec.clone(), limits, manifest, Vec::new(), place))
         });
         let is_ahead = ahead.is_some();
         let manifest = {
@@ -242,6 +264,7 @@ impl Queue {
             metrics::counter!("sway_runs_ahead_total", "used" => used).increment(1);
         }
         let manifest = manifest?;
+        let datasets = images.datasets(user, operator, &spec.datasets).await?;
         let waiting = inner.waiting(|_| true);
         if waiting >= config.waiting_max {
             return Err(QueueError::Full { waiting, retry_after: RETRY_AFTER });
@@ -257,6 +280,7 @@ impl Queue {
             image,
             spec,
             manifest,
+            datasets,
             limits,
             state: JobState::Approved,
             idempotency_key,
@@ -338,6 +362,25 @@ impl Queue {
         let long = may_go_on(run.stdout.as_deref()) || may_go_on(run.stderr.as_deref());
         let whole = if long { self.0.outputs.open(run.id)? } else { None };
         Ok(FoundRun { run, whole })
+    }
+
+    /// The files that a job's latest run left in `/output`.
+    pub async fn outputs(&self, prefix: &str, scope: &Scope) -> Result<JobOutputs, QueueError> {
+        let job = self.0.db.job(prefix, scope).await?.view;
+        let none = |reason| Err(QueueError::NoOutputs { id: job.id.clone(), reason });
+        if job.limits.output.is_none() {
+            return none("was submitted without `output`");
+        }
+        if !job.state.is_final() {
+            return none("has not ended yet");
+        }
+        match job.run {
+            Some(run) if run.output_files.is_some() => {
+                Ok(JobOutputs::new(job.id, run.id, self.0.outputs.archive(run.id)))
+            }
+            Some(_) => none("has no files in /output that are kept"),
+            None => none("never ran"),
+        }
     }
 
     /// What the user can run.
@@ -521,7 +564,8 @@ impl Inner {
                 let spec = self.db.job_spec(&active.id).await?;
                 let spec = spec.ok_or_else(|| crate::db::DbError::NoJob(active.id.clone()))?;
                 let records = crate::trace::is_recording(&spec);
-                (self.attempt(active, spec, job.limits, job.manifest, place), records)
+                let (manifest, datasets) = (job.manifest, job.datasets);
+                (self.attempt(active, spec, job.limits, manifest, datasets, place), records)
             }
         };
         // Its container is made meanwhile.
@@ -529,7 +573,12 @@ impl Inner {
         let run_id = self.db.begin_run(new).await?;
         let output = self.outputs.create(run_id, job.limits.output_bytes)?;
         active.progress.send_modify(|progress| progress.output = Some(Arc::clone(&output)));
-        let go = Go { run_id, stdin: active.take_stdin(), output: Arc::clone(&output) };
+        let go = Go {
+            run_id,
+            stdin: active.take_stdin(),
+            output: Arc::clone(&output),
+            archive: self.outputs.archive(run_id),
+        };
         let Running { started, outcome } = attempt.go(go);
         if started.await.is_ok() {
             self.mark_running(active).await;
@@ -623,6 +672,7 @@ impl Inner {
             figures: outcome.figures,
             trace: outcome.trace,
             trace_pushed_bytes: outcome.trace_pushed_bytes,
+            output_files: outcome.packed.map(|packed| (packed.files, packed.bytes)),
             memory_peak_bytes: outcome.memory_peak_bytes,
             answer: outcome.answer,
             mount_ms: millis(outcome.mount),
@@ -659,6 +709,7 @@ impl Inner {
                 figures: CacheFigures::default(),
                 trace: TraceUse::None,
                 trace_pushed_bytes: 0,
+                output_files: None,
                 memory_peak_bytes: None,
                 answer: None,
                 mount_ms: 0,

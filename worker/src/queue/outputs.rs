@@ -1,13 +1,18 @@
-//! The files with the runs' whole outputs: one for each run, with a bound on all of them together.
+//! The files with the runs' whole outputs: one for each run, and a second one where it left files in
+//! `/output`, with a bound on all of them together.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::QueueError;
+use crate::job::archive;
 use crate::job::output::OutputLog;
+
+/// The ending of the files that hold what was in `/output`.
+const ARCHIVE: &str = ".tar";
 
 /// The directory of outputs.
 #[derive(Debug)]
@@ -22,6 +27,21 @@ pub(super) struct Outputs {
 impl Outputs {
     pub(super) fn new(dir: PathBuf, bytes_max: u64) -> Self {
         Self { dir, bytes_max, bytes: AtomicU64::new(0) }
+    }
+
+    /// Removes what a worker that died has not finished. Call it before the first run.
+    pub(super) async fn recover(&self) -> io::Result<()> {
+        let dir = self.dir.clone();
+        blocking(move || {
+            for file in fs_err::read_dir(&dir)? {
+                let file = file?;
+                if file.file_name().as_encoded_bytes().starts_with(archive::UNFINISHED.as_bytes()) {
+                    fs_err::remove_file(file.path())?;
+                }
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Starts the output of a run, of at most `limit` bytes a stream.
@@ -41,7 +61,8 @@ impl Outputs {
 
     /// Counts a run that has ended; whether there is too much now.
     pub(super) fn count_ended(&self, run_id: i64) -> bool {
-        let len = fs_err::metadata(self.path(run_id)).map_or(0, |file| file.len());
+        let len = |path: PathBuf| fs_err::metadata(path).map_or(0, |file| file.len());
+        let len = len(self.path(run_id)) + len(self.archive(run_id));
         self.bytes.fetch_add(len, Ordering::Relaxed).saturating_add(len) > self.bytes_max
     }
 
@@ -50,19 +71,18 @@ impl Outputs {
     pub(super) async fn excess(&self, open: HashSet<i64>) -> io::Result<Vec<i64>> {
         let dir = self.dir.clone();
         let files = blocking(move || {
-            let mut files = Vec::new();
+            let mut files = BTreeMap::<i64, u64>::new();
             for file in fs_err::read_dir(&dir)? {
                 let file = file?;
-                let run_id = file.file_name().to_str().and_then(|name| name.parse().ok());
+                let run_id = run_of(Path::new(&file.file_name()));
                 if let Some(run_id) = run_id.filter(|run_id| !open.contains(run_id)) {
-                    files.push((run_id, file.metadata()?.len()));
+                    *files.entry(run_id).or_default() += file.metadata()?.len();
                 }
             }
-            files.sort_unstable();
             Ok(files)
         });
         let files = files.await?;
-        let mut bytes: u64 = files.iter().map(|(_, len)| len).sum();
+        let mut bytes: u64 = files.values().sum();
         let mut excess = Vec::new();
         if bytes > self.bytes_max {
             let aim = self.bytes_max - self.bytes_max / 8;
@@ -80,7 +100,8 @@ impl Outputs {
 
     /// Removes the files of these runs, where they have any.
     pub(super) async fn remove(&self, runs: Vec<i64>) -> io::Result<()> {
-        let paths: Vec<PathBuf> = runs.into_iter().map(|run_id| self.path(run_id)).collect();
+        let of_run = |run_id| [self.path(run_id), self.archive(run_id)];
+        let paths: Vec<PathBuf> = runs.into_iter().flat_map(of_run).collect();
         blocking(move || {
             for path in paths {
                 match fs_err::remove_file(path) {
@@ -96,6 +117,17 @@ impl Outputs {
     fn path(&self, run_id: i64) -> PathBuf {
         self.dir.join(run_id.to_string())
     }
+
+    /// The archive of what a run left in `/output`, whether or not it is there.
+    pub(super) fn archive(&self, run_id: i64) -> PathBuf {
+        self.dir.join(format!("{run_id}{ARCHIVE}"))
+    }
+}
+
+/// Which run a file belongs to.
+fn run_of(name: &Path) -> Option<i64> {
+    let name = name.to_str()?;
+    name.strip_suffix(ARCHIVE).unwrap_or(name).parse().ok()
 }
 
 async fn blocking<T: Send + 'static>(
@@ -124,7 +156,17 @@ mod tests {
         let excess = outputs.excess(open.clone()).await.unwrap();
         assert_eq!(excess, [9], "one is enough for seven eighths");
         outputs.remove(vec![9, 77]).await.unwrap();
-        assert!(outputs.excess(open).await.unwrap().is_empty());
+        assert!(outputs.excess(open.clone()).await.unwrap().is_empty());
         assert!(outputs.open(9).unwrap().is_none() && outputs.open(2).unwrap().is_some());
+
+        // What was in `/output` counts too, and goes along.
+        fs_err::write(outputs.archive(10), [0; 300]).unwrap();
+        assert_eq!(outputs.excess(open).await.unwrap(), [10]);
+        outputs.remove(vec![10]).await.unwrap();
+        assert!(!outputs.archive(10).exists() && !outputs.path(10).exists());
+        let unfinished = dir.path().join(format!("{}x", archive::UNFINISHED));
+        fs_err::write(&unfinished, "").unwrap();
+        outputs.recover().await.unwrap();
+        assert!(!unfinished.exists() && outputs.path(2).exists());
     }
 }

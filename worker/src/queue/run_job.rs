@@ -1,6 +1,7 @@
 //! What carries a job out: containers on mounted images, or a stand-in in tests.
 
 use futures::future::BoxFuture;
+use sway_core::api::jobs::DatasetView;
 use sway_core::digest::Digest;
 use sway_core::job::{JobSpec, Limits};
 use sway_core::name::UserName;
@@ -22,6 +23,8 @@ pub struct RunOrder {
     pub limits: Limits,
     /// The image.
     pub manifest: Digest,
+    /// Its datasets, in the order of the spec's.
+    pub datasets: Vec<DatasetView>,
     /// Comes when its program may start; see [`crate::job::RunRequest`].
     pub go: oneshot::Receiver<Go>,
     /// Ends it.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sway_core::api::jobs::{RECORD_LABEL, TraceRequest};
 use sway_core::digest::Digest;
-use sway_core::job::{JobFile, JobSpec, LimitsRequest, Network, Program};
+use sway_core::job::{JobFile, JobSpec, Program};
 use sway_core::manifest::Manifest;
 use sway_core::name::{ImageName, UserName};
 use sway_core::trace::TraceKey;
@@ -119,18 +119,8 @@ fn spec_of(
     // What is recorded is this image, whatever is exported meanwhile.
     name.digest = Some(image);
     let (label, value) = RECORD_LABEL;
-    Ok(JobSpec {
-        image: Some(name),
-        program,
-        args,
-        env: Default::default(),
-        limits: LimitsRequest::default(),
-        network: Network::None,
-        stdin: false,
-        detach: true,
-        fail_on_output_limit: false,
-        labels: [(label.to_owned(), value.to_owned())].into(),
-    })
+    let labels = [(label.to_owned(), value.to_owned())].into();
+    Ok(JobSpec { args, detach: true, labels, ..JobSpec::new(Some(name), program) })
 }
 
 /// Whether a job's program would find this file.

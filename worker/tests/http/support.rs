@@ -1,6 +1,5 @@
 //! A worker on a free port, a fileserver that knows three images, and an actor that plays jobs.
 
-use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
@@ -12,11 +11,12 @@ use sway_client::refs::Expect;
 use sway_client::{Client, ClientConfig};
 use sway_core::api::jobs::{JobEvent, JobView, OutputStream, TraceUse};
 use sway_core::digest::Digest;
-use sway_core::job::{Cause, JobFile, JobSpec, LimitsRequest, Network, Program};
+use sway_core::job::{Cause, JobFile, JobSpec, Program};
 use sway_server::token::Token;
 use sway_worker::account::CacheFigures;
 use sway_worker::config::Config;
 use sway_worker::job::RunOutcome;
+use sway_worker::job::archive::Packed;
 use sway_worker::queue::{RunJob, RunOrder};
 use tokio_util::sync::CancellationToken;
 
@@ -208,18 +208,8 @@ async fn fileserver(shutdown: CancellationToken) -> SocketAddr {
 
 /// A job whose command the [`Actor`] plays.
 pub(crate) fn spec(argv: &[&str]) -> JobSpec {
-    JobSpec {
-        image: Some("scipy".parse().unwrap()),
-        program: Program::Command { argv: argv.iter().map(|&arg| arg.to_owned()).collect() },
-        args: vec![],
-        env: BTreeMap::new(),
-        limits: LimitsRequest::default(),
-        network: Network::None,
-        stdin: false,
-        detach: false,
-        fail_on_output_limit: false,
-        labels: BTreeMap::new(),
-    }
+    let argv = argv.iter().map(|&arg| arg.to_owned()).collect();
+    JobSpec::new(Some("scipy".parse().unwrap()), Program::Command { argv })
 }
 
 pub(crate) fn json(spec: &JobSpec) -> Vec<u8> {
@@ -272,6 +262,7 @@ pub(crate) fn database(data: &Path) -> rusqlite::Connection {
 /// `wait` is cancelled before its process starts; `cat` returns its input; `big N` writes N bytes;
 /// `fail TEXT…` writes to stderr and exits with 1; `answer RESULT` and `answer error` end as a
 /// handler does; `too CAUSE` ends with that cause; `broken` fails as the infrastructure does.
+/// `broken` fails as the infrastructure does; `leave PATH TEXT…` leaves files in `/output`.
 #[derive(Debug)]
 pub(crate) struct Actor;
 
@@ -343,6 +334,7 @@ async fn play(order: RunOrder) -> RunOutcome {
             outcome.answer = Some(sway_core::handler::Answer { result, error, duration_ms: 7 });
         }
         "too" => outcome.cause = Cause::from_name(argv[1]).unwrap(),
+        "leave" => outcome.packed = Some(leave(&go.archive, &argv[1..])),
         "broken" => {
             outcome.cause = Cause::Infrastructure;
             outcome.exit_code = None;
@@ -353,6 +345,28 @@ async fn play(order: RunOrder) -> RunOutcome {
     outcome.stdout_truncated = go.output.is_cut(OutputStream::Stdout);
     go.output.end();
     outcome
+}
+
+/// Packs files by path and text, as the runner does.
+fn leave(archive: &Path, files: &[&str]) -> Packed {
+    let mut builder = tar::Builder::new(std::fs::File::create_new(archive).unwrap());
+    let mut packed = Packed::default();
+    for file in files.chunks(2) {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        if let Some((folder, _)) = file[0].rsplit_once('/') {
+            header.set_entry_type(tar::EntryType::Directory);
+            header.set_size(0);
+            builder.append_data(&mut header, format!("{folder}/"), std::io::empty()).unwrap();
+        }
+        header.set_entry_type(tar::EntryType::Regular);
+        header.set_size(file[1].len() as u64);
+        builder.append_data(&mut header, file[0], file[1].as_bytes()).unwrap();
+        packed.files += 1;
+        packed.bytes += file[1].len() as u64;
+    }
+    builder.finish().unwrap();
+    packed
 }
 
 fn outcome() -> RunOutcome {
@@ -373,5 +387,6 @@ fn outcome() -> RunOutcome {
         answer: None,
         stdout_truncated: false,
         stderr_truncated: false,
+        packed: None,
     }
 }

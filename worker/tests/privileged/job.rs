@@ -15,14 +15,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use sway_core::api::jobs::OutputStream;
-use sway_core::job::{Cause, JobFile, JobSpec, Limits, LimitsRequest, Network, Program};
+use sway_core::job::{Cause, JobFile, JobSpec, Limits, Program};
 use sway_core::manifest::{
     FileContent, Manifest, Metadata, NodeId, NodeKind, RunConfig, Timestamp, Tree,
 };
 use sway_worker::account::Accounts;
 use sway_worker::id_map::IdMaps;
 use sway_worker::job::output::OutputLog;
-use sway_worker::job::{Go, Lower, Overlays, Rootfs, RunOutcome, RunRequest, Runner, RunnerConfig};
+use sway_worker::job::{
+    Go, Lower, MountedDataset, Overlays, Rootfs, RunOutcome, RunRequest, Runner, RunnerConfig,
+};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -165,29 +167,19 @@ pub(crate) struct Order {
     pub(crate) spec: JobSpec,
     pub(crate) limits: Limits,
     pub(crate) mount: Arc<dyn Rootfs>,
+    pub(crate) datasets: Vec<MountedDataset>,
     pub(crate) stdin: Option<mpsc::Receiver<Bytes>>,
     pub(crate) cancel: CancellationToken,
 }
 
 impl Order {
     pub(crate) fn new(program: Program) -> Self {
-        let spec = JobSpec {
-            image: Some("base".parse().unwrap()),
-            program,
-            args: vec![],
-            env: BTreeMap::new(),
-            limits: LimitsRequest::default(),
-            network: Network::None,
-            stdin: false,
-            detach: false,
-            fail_on_output_limit: false,
-            labels: BTreeMap::new(),
-        };
         Self {
             run_id: 1,
-            spec,
+            spec: JobSpec::new(Some("base".parse().unwrap()), program),
             limits: Limits { timeout_ms: 30_000, cpus_milli: 2000, ..Limits::DIRECT },
             mount: image(),
+            datasets: vec![],
             stdin: None,
             cancel: CancellationToken::new(),
         }
@@ -226,13 +218,14 @@ impl Bench {
     }
 
     pub(crate) async fn run_and_tell(&self, order: Order, started: oneshot::Sender<()>) -> Ran {
-        let Order { run_id, spec, limits, mount, stdin, cancel } = order;
+        let Order { run_id, spec, limits, mount, datasets, stdin, cancel } = order;
         let path = self.data.path().join(format!("output-{run_id}"));
         let output = Arc::new(OutputLog::create(&path, limits.output_bytes).unwrap());
         let (leave, go) = oneshot::channel();
-        leave.send(Go { run_id, stdin, output: Arc::clone(&output) }).unwrap();
+        let archive = self.archive(run_id);
+        leave.send(Go { run_id, stdin, output: Arc::clone(&output), archive }).unwrap();
         let job_id = format!("job-{run_id}");
-        let request = RunRequest { job_id, spec, limits, mount, go, cancel, started };
+        let request = RunRequest { job_id, spec, limits, mount, datasets, go, cancel, started };
         let outcome = tokio::time::timeout(PATIENCE, self.runner.run(request)).await.unwrap();
         self.runner.settled().await;
         let text = async |stream| {
@@ -242,6 +235,11 @@ impl Bench {
         let stdout = text(OutputStream::Stdout).await;
         let stderr = text(OutputStream::Stderr).await;
         Ran { outcome, stdout, stderr }
+    }
+
+    /// Where what a run leaves in `/output` is packed.
+    pub(crate) fn archive(&self, run_id: i64) -> PathBuf {
+        self.data.path().join(format!("{run_id}.tar"))
     }
 
     /// Whatever runs leave on the host, without overlays that wait for the next one.

@@ -6,6 +6,7 @@
 
 mod job;
 mod handler;
+mod job_data;
 mod job_isolation;
 mod job_on_mount;
 mod overlay;

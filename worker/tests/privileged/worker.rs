@@ -1,6 +1,5 @@
 //! A whole worker: its program, a real fileserver, real mounts, real containers, through HTTP.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -14,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use sway_client::refs::Expect;
 use sway_client::{Client, ClientConfig};
 use sway_core::api::jobs::{JobEvent, JobView, OutputStream, RunView};
-use sway_core::job::{Cause, JobFile, JobSpec, JobState, LimitsRequest, Network, Program};
+use sway_core::job::{Cause, JobFile, JobSpec, JobState, LimitsRequest, Program};
 use sway_server::token::Token;
 use tokio_util::sync::CancellationToken;
 
@@ -58,7 +57,7 @@ impl Site {
         Self::start_with(&[]).await
     }
 
-    async fn start_with(more: &[&str]) -> Self {
+    pub(crate) async fn start_with(more: &[&str]) -> Self {
         let data = tempfile::tempdir().unwrap();
         let fileserver = start_fileserver(&data.path().join("fileserver"), None).await;
         store_image(&fileserver).await;
@@ -79,20 +78,24 @@ impl Site {
         }
     }
 
-    fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         client(&self.url)
     }
 
-    fn worker_dir(&self) -> PathBuf {
+    pub(crate) fn fileserver_url(&self) -> String {
+        format!("http://{}", self.fileserver.addr)
+    }
+
+    pub(crate) fn worker_dir(&self) -> PathBuf {
         self.data.path().join("worker")
     }
 
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.worker.kill().unwrap();
         self.worker.wait().unwrap();
     }
 
-    async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         (self.worker, self.url) = start_worker(self.data.path(), &self.fileserver, &[]);
         self.ready().await;
     }
@@ -189,16 +192,9 @@ pub(crate) fn script(text: &str) -> JobSpec {
         executable: true,
     };
     JobSpec {
-        image: Some("tiny".parse().unwrap()),
-        program: Program::Script { file },
-        args: vec![],
-        env: BTreeMap::new(),
         limits: LimitsRequest { timeout_ms: Some(60_000), ..LimitsRequest::default() },
-        network: Network::None,
-        stdin: false,
         detach: true,
-        fail_on_output_limit: false,
-        labels: BTreeMap::new(),
+        ..JobSpec::new(Some("tiny".parse().unwrap()), Program::Script { file })
     }
 }
 

@@ -1,0 +1,80 @@
+//! `/v1/jobs/{id}/outputs`: what a job left in `/output`, listed, one file, or all as one archive.
+
+use std::io::SeekFrom;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse as _, Response};
+use serde::Deserialize;
+use sway_core::api::jobs::OutputFiles;
+use sway_server::error::{Json, Path, Query, ServerError};
+use sway_server::guard::Identity;
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
+use tokio_util::io::ReaderStream;
+
+use super::{App, scope};
+use crate::queue::OutputBytes;
+
+/// Bytes of an answer that are read at a time.
+const PIECE_LEN: usize = 128 << 10;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OutputsQuery {
+    #[serde(default)]
+    all: bool,
+    #[serde(default)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Format {
+    #[default]
+    Json,
+    Tar,
+}
+
+/// The listing, or with `?format=tar` everything.
+pub(super) async fn list(
+    State(app): State<App>,
+    identity: Identity,
+    Path(id): Path<String>,
+    Query(query): Query<OutputsQuery>,
+) -> Result<Response, ServerError> {
+    let outputs = app.queue.outputs(&id, &scope(&identity, query.all)?).await?;
+    match query.format {
+        Format::Json => Ok(Json(OutputFiles { files: outputs.list().await? }).into_response()),
+        Format::Tar => answer(outputs.whole().await?, "application/x-tar").await,
+    }
+}
+
+/// One file.
+pub(super) async fn show(
+    State(app): State<App>,
+    identity: Identity,
+    Path((id, path)): Path<(String, String)>,
+    Query(query): Query<super::jobs::AllQuery>,
+) -> Result<Response, ServerError> {
+    let outputs = app.queue.outputs(&id, &scope(&identity, query.all)?).await?;
+    answer(outputs.file(&path).await?, "application/octet-stream").await
+}
+
+/// A job chose the bytes: no browser is to take them for a page of ours.
+async fn answer(bytes: OutputBytes, content_type: &str) -> Result<Response, ServerError> {
+    let OutputBytes { file, offset, len } = bytes;
+    let mut file = tokio::fs::File::from_std(file);
+    file.seek(SeekFrom::Start(offset)).await.map_err(|error| {
+        tracing::error!(%error, "an output can't be read");
+        ServerError::internal("the worker failed; its log says why")
+    })?;
+    let pieces = ReaderStream::with_capacity(file.take(len), PIECE_LEN);
+    let headers = [
+        (header::CONTENT_TYPE, content_type.to_owned()),
+        (header::CONTENT_LENGTH, len.to_string()),
+        (header::CONTENT_DISPOSITION, "attachment".to_owned()),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+    ];
+    Ok((headers, Body::from_stream(pieces)).into_response())
+}
