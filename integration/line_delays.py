@@ -3,7 +3,8 @@
     line_delays.py [--events] COUNT SECONDS
 
 With --events the input is the worker's stream of server-sent events. Fails unless COUNT lines
-come, each at most SECONDS after it was written.
+come, each at most SECONDS after it was written, or after this program's start where it was written
+before that.
 """
 
 import base64
@@ -30,10 +31,11 @@ def main():
     count, limit = int(arguments[-2]), float(arguments[-1])
     delays = []
     text = b""
+    started = time.time()
     for piece, now in pieces(events):
         # A piece is what was there to read, and not always a line.
         *lines, text = (text + piece).split(b"\n")
-        delays += [now - float(line.split()[2]) for line in lines]
+        delays += [now - max(started, float(line.split()[2])) for line in lines]
     print("delays in ms:", *(f"{delay * 1000:.0f}" for delay in delays))
     if len(delays) != count or max(delays) > limit:
         sys.exit(f"{len(delays)} lines, the slowest after {max(delays, default=0):.3f} s")
