@@ -7,14 +7,14 @@
 #
 #   --skip-export   use the images that the last run exported
 #   --concurrent    run all test apps at once
-#   SUBJECT         code, apps, image, starts, data, failures, refusals, scripts: only these (all but
-#                   the first need the images that `apps` exports)
+#   SUBJECT         code, apps, image, starts, data, failures, refusals, requests, scripts: only these
+#                   (all but code and requests need the images that `apps` exports)
 #
 # The subjects are in integration/, one file each.
 set -uo pipefail
 cd "$(dirname "$0")" || exit
 root=$PWD
-for file in setup/lib.sh integration/{lib,code,apps,image,starts,data,failures,refusals,scripts}.sh; do
+for file in setup/lib.sh integration/{lib,code,apps,image,starts,data,failures,refusals,requests,scripts}.sh; do
     # shellcheck source=/dev/null
     . "$root/$file"
 done
@@ -24,8 +24,8 @@ for argument in "$@"; do
     case $argument in
         --skip-export) skip_export=true ;;
         --concurrent) concurrent=true ;;
-        code | apps | image | starts | data | failures | refusals | scripts) subjects+=("$argument") ;;
-        *) fail "usage: $0 [--skip-export] [--concurrent] [code|apps|image|starts|data|failures|refusals|scripts]..." ;;
+        code | apps | image | starts | data | failures | refusals | requests | scripts) subjects+=("$argument") ;;
+        *) fail "usage: $0 [--skip-export] [--concurrent] [code|apps|image|starts|data|failures|refusals|requests|scripts]..." ;;
     esac
 done
 wanted() { [ ${#subjects[@]} = 0 ] || [[ " ${subjects[*]} " = *" $1 "* ]]; }
@@ -74,6 +74,7 @@ wanted starts && check_starts
 wanted data && check_data
 wanted failures && check_failures
 wanted refusals && check_refusals
+wanted requests && check_requests
 check "the servers stop when they are told to" stop_all
 check "and leave no mount behind" expect_equal mounts "" "$(mounts_below "$work")"
 wanted scripts && check_scripts
