@@ -96,7 +96,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "[NAME=]PATH")]
     data: Vec<String>,
     /// Have what the job writes to /output, and its logs, in a new folder
-    /// of this machine, DIR/<date>_<time> [default, with data: jobs]
+    /// of this machine, DIR/DATE_TIME [default, with data: jobs]
     #[arg(long, value_name = "DIR")]
     output_dir: Option<PathBuf>,
     /// Bytes of /output [default: 64M]
