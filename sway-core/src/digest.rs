@@ -2,7 +2,7 @@
 //!
 //! A [`Digest`] is always 20 bytes; a malformed one can't be held. SHA-1 is the project's key by
 //! choice. Its known collisions are refused where bytes enter the store (the fileserver checks
-//! uploads with [`collision`](crate::collision)), so that everywhere else the fast hash is enough.
+//! uploads with collision detection), so that everywhere else the fast hash is enough.
 
 use std::fmt;
 use std::io;

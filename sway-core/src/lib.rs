@@ -8,7 +8,6 @@
 #![forbid(unsafe_code)]
 
 pub mod digest;
-pub mod collision;
 pub mod blob;
 pub mod bundle;
 pub mod chunk;

@@ -123,8 +123,8 @@ impl Read for FailingRead {
 fn a_collision_is_refused(store: &dyn BlobStore) {
     // The first 320 bytes of the two files of <https://shattered.io>: one SHA-1, other bytes.
     let files = [
-        &include_bytes!("../../../sway-core/tests/data/shattered-1.bin")[..],
-        &include_bytes!("../../../sway-core/tests/data/shattered-2.bin")[..],
+        &include_bytes!("../../tests/data/shattered-1.bin")[..],
+        &include_bytes!("../../tests/data/shattered-2.bin")[..],
     ];
     assert_ne!(files[0], files[1]);
     assert_eq!(Digest::of(files[0]), Digest::of(files[1]));

@@ -2,23 +2,20 @@
 
 use std::io::{self, BufRead, Read, Write};
 
+use sha1_checked::{Digest as _, Sha1};
 use sway_core::blob::{self, BLOB_LEN_MAX, BlobError, FrameHeader};
-use sway_core::collision::{CheckedHasher, Collision};
+use sway_core::digest::Digest;
 
 use super::{Claim, StoreError, UploadError};
 
 /// Bytes that are read at a time.
 const PIECE_LEN: usize = 64 << 10;
 
-/// Bytes that are hashed at a time: still in the nearest cache after they were decompressed.
-const RAW_LEN: usize = 16 << 10;
-
 /// Verifies blobs one after the other, in constant memory that is allocated once.
 #[derive(Debug, Default)]
 pub(super) struct Verifier {
     decoder: blob::Decoder,
     piece: Vec<u8>,
-    raw: Vec<u8>,
 }
 
 impl Verifier {
@@ -33,13 +30,12 @@ impl Verifier {
         let Claim { digest, lens } = claim;
         let raw_len_max = lens.map_or(BLOB_LEN_MAX, |(raw_len, _)| raw_len as usize);
         self.piece.resize(PIECE_LEN, 0);
-        self.raw.resize(RAW_LEN, 0);
         let mut tee = Tee::new(encoded, out, &mut self.piece);
-        let mut hasher = CheckedHasher::new();
+        let mut hasher = Sha1::builder().safe_hash(false).build();
         let copied = (|| {
             // One byte more tells a blob that is too long from one that just fits.
             let mut raw = self.decoder.reader(digest, &mut tee)?.take(raw_len_max as u64 + 1);
-            let raw_len = hash(&mut raw, &mut self.raw, &mut hasher)
+            let raw_len = io::copy(&mut raw, &mut HashInto(&mut hasher))
                 .map_err(|error| BlobError::Malformed { digest, reason: error.to_string() })?;
             if raw_len > raw_len_max as u64 {
                 return Err(BlobError::TooLong { digest, limit: raw_len_max });
@@ -54,7 +50,13 @@ impl Verifier {
         }
         let encoded_len = tee.copied;
         let raw_len = copied?;
-        let actual = hasher.finish().map_err(|Collision(digest)| UploadError::Collision(digest))?;
+        let result = hasher.try_finalize();
+        let mut actual = [0u8; 20];
+        actual.copy_from_slice(result.hash());
+        let actual = Digest::from_bytes(actual);
+        if result.has_collision() {
+            return Err(UploadError::Collision(digest));
+        }
         if actual != digest {
             return Err(BlobError::Mismatch { expected: digest, actual }.into());
         }
@@ -131,18 +133,15 @@ impl Read for Tee<'_> {
     }
 }
 
-/// Hashes all that `from` yields; tells how much that is.
-fn hash(from: &mut dyn Read, buffer: &mut [u8], hasher: &mut CheckedHasher) -> io::Result<u64> {
-    let mut len = 0;
-    loop {
-        match from.read(buffer) {
-            Ok(0) => return Ok(len),
-            Ok(n) => {
-                hasher.update(&buffer[..n]);
-                len += n as u64;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+struct HashInto<'a>(&'a mut Sha1);
+
+impl Write for HashInto<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

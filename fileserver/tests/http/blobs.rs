@@ -88,7 +88,7 @@ async fn bytes_that_are_not_the_blob_are_refused_and_leave_nothing() {
     let server = Server::start().await;
     let good = frame(&b"good ".repeat(1000));
     let other = (FrameHeader { digest: Digest::of(b"other"), ..good.0 }, good.1.clone());
-    let collision = frame(include_bytes!("../../../sway-core/tests/data/shattered-1.bin"));
+    let collision = frame(include_bytes!("../data/shattered-1.bin"));
     let long = [&Digest::of(b"long").as_bytes()[..], &[0xff; 8]].concat();
     let missing = FrameHeader::missing(Digest::of(b"missing")).to_bytes();
     let whole = body_of(std::slice::from_ref(&good));
