@@ -11,6 +11,7 @@ mod project;
 mod program;
 mod data;
 mod job_folder;
+mod job_options;
 mod panel;
 mod follow;
 mod outputs;

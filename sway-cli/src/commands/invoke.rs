@@ -1,22 +1,21 @@
 //! `sway invoke`: a handler is called once with an event, and its answer printed as JSON.
 
-use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use sway_core::api::execute::Executed;
 use sway_core::handler::{Handler, INPUT_LEN_MAX, Runtime};
-use sway_core::job::{Cause, JobFile, JobSpec, LimitsRequest, Program};
+use sway_core::job::{Cause, JobFile, JobSpec, Program};
 use sway_core::name::ImageName;
 
-use super::run::{NetworkArg, attend, env_setting, refused, verdict};
+use super::run::{attend, refused, verdict};
 use crate::context::Context;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::interrupt::Interrupts;
+use crate::job_options::JobOptions;
 use crate::program;
-use crate::size::{parse_cpus_milli, parse_size, parse_time_ms};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -46,30 +45,8 @@ pub(crate) struct InvokeArgs {
     /// Image to run in [default: the worker's for handlers]
     #[arg(long, value_name = "NAME[:TAG]")]
     image: Option<ImageName>,
-    /// Time that it may take, in seconds or with a unit [default: 10]
-    #[arg(long, value_name = "S", value_parser = parse_time_ms, allow_negative_numbers = true)]
-    timeout: Option<u64>,
-    /// Memory including swap, such as 512M or 2G [default: 256M]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_negative_numbers = true)]
-    memory: Option<u64>,
-    /// CPUs, such as 2 or 0.5 [default: 0.5]
-    #[arg(long, value_name = "N", value_parser = parse_cpus_milli, allow_negative_numbers = true)]
-    cpus: Option<u32>,
-    /// Processes and threads [default: 64]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    pids: Option<u32>,
-    /// Bytes of logs [default: 10M]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_negative_numbers = true)]
-    output_limit: Option<u64>,
-    /// Bytes of /tmp [default: 64M]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_negative_numbers = true)]
-    tmp: Option<u64>,
-    /// What it can reach
-    #[arg(long, value_enum, default_value_t = NetworkArg::None)]
-    network: NetworkArg,
-    /// Set a variable of its environment; without =VALUE it gets the value that it has here
-    #[arg(long, short, value_name = "NAME[=VALUE]")]
-    env: Vec<String>,
+    #[command(flatten)]
+    options: JobOptions,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -150,22 +127,10 @@ fn job_spec(args: InvokeArgs) -> anyhow::Result<JobSpec> {
         };
         Handler { files: vec![JobFile { path, ..file }], ..named }
     };
-    let mut env = BTreeMap::new();
-    for setting in &args.env {
-        let (name, value) = env_setting(setting)?;
-        env.insert(name, value);
-    }
     let spec = JobSpec {
-        env,
-        limits: LimitsRequest {
-            timeout_ms: args.timeout,
-            memory_bytes: args.memory,
-            cpus_milli: args.cpus,
-            pids: args.pids,
-            output_bytes: args.output_limit,
-            tmp_bytes: args.tmp,
-        },
-        network: args.network.into(),
+        env: args.options.env()?,
+        limits: args.options.limits(),
+        network: args.options.network(),
         ..JobSpec::new(args.image, Program::Handler(handler))
     };
     spec.check()?;

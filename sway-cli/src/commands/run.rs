@@ -8,7 +8,6 @@
 //! A job with data or an `--output-dir` gets a folder of its own here: its logs as they come, and
 //! what it left in `/output` when it has ended.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
@@ -17,14 +16,13 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use sway_client::Client;
 use sway_core::api::jobs::{JobView, RunView};
-use sway_core::job::{Cause, JobSpec, JobState, LimitsRequest, Network, OutputRequest};
+use sway_core::job::{Cause, JobSpec, JobState, OutputRequest};
 use sway_core::name::ImageName;
 use tokio_util::io::ReaderStream;
 
-use crate::config;
 use crate::context::Context;
 use crate::data::{self, DataSource, SentDataset};
 use crate::exit_code::ExitCode;
@@ -32,12 +30,13 @@ use crate::failure::Failure;
 use crate::follow::{End, NoReader, follow};
 use crate::interrupt::Interrupts;
 use crate::job_folder::JobFolder;
+use crate::job_options::JobOptions;
 use crate::output::{Output, Relay};
 use crate::outputs;
 use crate::panel::panel;
 use crate::program;
 use crate::project;
-use crate::size::{parse_cpus_milli, parse_size, parse_time_ms, show_size, show_time};
+use crate::size::{parse_size, show_size, show_time};
 
 /// How long a cancelled job may take to end before we stop waiting for it.
 const CANCEL_DEADLINE: Duration = Duration::from_secs(15);
@@ -74,29 +73,13 @@ pub(crate) struct RunArgs {
     /// Image to run in [default: the one exported from the script's project]
     #[arg(long, value_name = "NAME[:TAG]")]
     image: Option<ImageName>,
-    /// Time that the job may take, in seconds or with a unit [default: 10]
-    #[arg(long, value_name = "S", value_parser = parse_time_ms, allow_negative_numbers = true)]
-    timeout: Option<u64>,
-    /// Memory including swap, such as 512M or 2G [default: 256M]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_negative_numbers = true)]
-    memory: Option<u64>,
-    /// CPUs, such as 2 or 0.5 [default: 0.5]
-    #[arg(long, value_name = "N", value_parser = parse_cpus_milli, allow_negative_numbers = true)]
-    cpus: Option<u32>,
-    /// Processes and threads [default: 64]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    pids: Option<u32>,
-    /// Bytes of standard output, and as many of standard error [default: 10M]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_negative_numbers = true)]
-    output_limit: Option<u64>,
-    /// Bytes of /tmp [default: 64M]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_negative_numbers = true)]
-    tmp: Option<u64>,
+    #[command(flatten)]
+    options: JobOptions,
     /// A file or folder for the job to read, at /data/NAME; a folder alone without a name at /data
     #[arg(long, value_name = "[NAME=]PATH")]
     data: Vec<String>,
-    /// Have what the job writes to /output, and its logs, in a new folder
-    /// of this machine, DIR/DATE_TIME [default, with data: jobs]
+    /// Have what the job writes to /output, and its logs, in a new folder in DIR on this machine,
+    /// named after the time [default, with data: jobs]
     #[arg(long, value_name = "DIR")]
     output_dir: Option<PathBuf>,
     /// Bytes of /output [default: 64M]
@@ -108,12 +91,6 @@ pub(crate) struct RunArgs {
     /// Bytes of one file that the job writes, anywhere [default: as --output-size]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, allow_negative_numbers = true)]
     output_file_size: Option<u64>,
-    /// What the job can reach
-    #[arg(long, value_enum, default_value_t = NetworkArg::None)]
-    network: NetworkArg,
-    /// Set a variable of the job's environment; without =VALUE it gets the value that it has here
-    #[arg(long, short, value_name = "NAME[=VALUE]")]
-    env: Vec<String>,
     /// The file of the folder to start [default: main.py, else run.sh]
     #[arg(long, value_name = "FILE")]
     entry: Option<String>,
@@ -139,23 +116,6 @@ pub(crate) struct RunArgs {
     /// Arguments of the script, whatever they look like
     #[arg(last = true, value_name = "ARGS")]
     rest: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum NetworkArg {
-    /// Nothing
-    None,
-    /// The outside, but nothing of the worker's host and networks
-    Isolated,
-}
-
-impl From<NetworkArg> for Network {
-    fn from(network: NetworkArg) -> Self {
-        match network {
-            NetworkArg::None => Self::None,
-            NetworkArg::Isolated => Self::Isolated,
-        }
-    }
 }
 
 /// Submits the job and follows it.
@@ -307,28 +267,16 @@ fn job_spec(args: RunArgs, has_output: bool) -> anyhow::Result<JobSpec> {
         Some(image) => image,
         None => project_image(&args.program)?,
     };
-    let mut env = BTreeMap::new();
-    for setting in &args.env {
-        let (name, value) = env_setting(setting)?;
-        env.insert(name, value);
-    }
     let spec = JobSpec {
         args: [args.args, args.rest].concat(),
-        env,
-        limits: LimitsRequest {
-            timeout_ms: args.timeout,
-            memory_bytes: args.memory,
-            cpus_milli: args.cpus,
-            pids: args.pids,
-            output_bytes: args.output_limit,
-            tmp_bytes: args.tmp,
-        },
+        env: args.options.env()?,
+        limits: args.options.limits(),
         output: has_output.then_some(OutputRequest {
             bytes: args.output_size,
             files: args.output_files,
             file_bytes: args.output_file_size,
         }),
-        network: args.network.into(),
+        network: args.options.network(),
         stdin: !args.detach && stdin_is_sent(args.interactive),
         detach: args.detach,
         fail_on_output_limit: args.fail_on_output_limit,
@@ -336,20 +284,6 @@ fn job_spec(args: RunArgs, has_output: bool) -> anyhow::Result<JobSpec> {
     };
     spec.check()?;
     Ok(spec)
-}
-
-pub(super) fn env_setting(setting: &str) -> anyhow::Result<(String, String)> {
-    if let Some((name, value)) = setting.split_once('=') {
-        return Ok((name.to_owned(), value.to_owned()));
-    }
-    let value = config::variable(setting).ok_or_else(|| {
-        Failure::refused(format!("--env {setting}: there is no such variable here"))
-            .hint(format!("give it a value: --env {setting}=VALUE"))
-    })?;
-    let value = value
-        .into_string()
-        .map_err(|_| Failure::refused(format!("--env {setting}: its value is not valid UTF-8")))?;
-    Ok((setting.to_owned(), value))
 }
 
 /// Whether there may be something to read: not from a terminal, unless asked to, and not from
