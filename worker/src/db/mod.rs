@@ -25,8 +25,8 @@ pub use self::traces::KnownTrace;
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_jobs_and_runs.sql"),
     include_str!("migrations/0002_traces.sql"),
-    include_str!("migrations/0004_answers.sql"),
-    include_str!("migrations/0005_datasets_and_outputs.sql"),
+    include_str!("migrations/0003_answers.sql"),
+    include_str!("migrations/0004_datasets_and_outputs.sql"),
 ];
 
 /// How long to wait for another process that looks into the database.
