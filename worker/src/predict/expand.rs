@@ -206,7 +206,7 @@ impl Predictor {
                     let bytes =
                         self.bytes(ino, strings.start, strings.end - strings.start, arrived)?;
                     let needs = dynamic.needs(&bytes);
-                    let found = libraries::find(tree, ino, &needs, &state.library_path);
+                    let found = libraries::find(tree, ino, &needs, &state.ld_library_path);
                     for (number, library) in found.into_iter().enumerate() {
                         self.want_file(state, library, class, &order.then(1 + number));
                     }

@@ -26,12 +26,12 @@ const DIRECTORIES: [&str; 11] = [
 /// Directories searched for one file.
 const SEARCH_MAX: usize = 64;
 
-/// The files that `needs` of the file `of` leads to, in its order. `library_path` is the job's
+/// The files that `needs` of the file `of` leads to, in its order. `ld_library_path` is the job's
 /// `LD_LIBRARY_PATH`.
-pub(super) fn find(tree: &Tree, of: Ino, needs: &Needs, library_path: &str) -> Vec<Ino> {
+pub(super) fn find(tree: &Tree, of: Ino, needs: &Needs, ld_library_path: &str) -> Vec<Ino> {
     let origin = tree.directory_of(of);
     let own = needs.search.iter().filter_map(|path| from_origin(tree, origin, path));
-    let given = library_path.split(':').filter(|path| path.starts_with('/'));
+    let given = ld_library_path.split(':').filter(|path| path.starts_with('/'));
     let usual = given.chain(DIRECTORIES).filter_map(|path| tree.directory(origin, path.as_bytes()));
     let directories: Vec<Ino> = own.chain(usual).take(SEARCH_MAX).collect();
     let library = |name: &Vec<u8>| {

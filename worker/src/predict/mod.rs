@@ -144,7 +144,7 @@ struct State {
     /// Files that are to be looked into when a chunk arrives.
     waiting: HashMap<u32, Vec<Lead>>,
     python: Option<Python>,
-    library_path: String,
+    ld_library_path: String,
     /// The programs of the jobs.
     programs: Vec<Ino>,
     /// Misses by file or directory.
@@ -223,7 +223,7 @@ impl Predictor {
                 seen: HashMap::new(),
                 waiting: HashMap::new(),
                 python: None,
-                library_path: String::new(),
+                ld_library_path: String::new(),
                 programs: Vec::new(),
                 misses: HashMap::new(),
                 directories: Vec::new(),
@@ -308,7 +308,7 @@ impl Predictor {
         let tree = self.tree();
         let start = program::start(tree, spec);
         let order = Order::default();
-        state.library_path = start.library_path;
+        state.ld_library_path = start.ld_library_path;
         state.programs = start.files.first().copied().into_iter().collect();
         for (number, &file) in start.files.iter().enumerate() {
             self.want_file(state, file, Class::Needed, &order.then(number));

@@ -40,7 +40,7 @@ pub(super) struct Start {
     pub(super) modules: Vec<String>,
     pub(super) directory: Option<Ino>,
     /// The job's `LD_LIBRARY_PATH`.
-    pub(super) library_path: String,
+    pub(super) ld_library_path: String,
 }
 
 /// Reads a job's request.
@@ -52,7 +52,7 @@ pub(super) fn start(tree: &Tree, spec: &JobSpec) -> Start {
     let search = env.get("PATH").copied().unwrap_or(PATH);
     let cwd = tree.directory(Ino::ROOT, config.working_dir.as_bytes()).unwrap_or(Ino::ROOT);
     let mut start = Start {
-        library_path: env.get("LD_LIBRARY_PATH").copied().unwrap_or_default().to_owned(),
+        ld_library_path: env.get("LD_LIBRARY_PATH").copied().unwrap_or_default().to_owned(),
         directory: Some(cwd),
         ..Start::default()
     };
