@@ -194,9 +194,7 @@ impl Containers {
         }
         outcome
     }
-}
 
-impl Containers {
     /// The mounts of a job's datasets: one for each content, shared as those of images are.
     async fn datasets(
         &self,
