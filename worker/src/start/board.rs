@@ -7,7 +7,6 @@
 //!
 //! Groups are named by chunk and position in it, so that files that share chunks share them too.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::ops::Range;
@@ -75,8 +74,6 @@ pub struct Board {
     /// Reads that wait for what they asked for themselves.
     demands: AtomicUsize,
     no_demand: Notify,
-    /// Somebody read what comes late.
-    sought: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -89,8 +86,6 @@ struct State {
     positions: HashMap<StartId, u64>,
     /// Starts that have not said yet what they bring.
     open: HashSet<StartId>,
-    /// Where in a start somebody read last whose group comes late.
-    sought: HashMap<StartId, u64>,
 }
 
 #[derive(Debug)]
@@ -134,21 +129,12 @@ impl Board {
         id
     }
 
-    /// Notes the groups that a start will bring, all of them, with their positions in it; once
-    /// more when their order changes. Reads that were parked until this is known and are of other
-    /// groups go their own way.
+    /// Notes the groups that a start will bring, all of them, with their positions in it. Reads
+    /// that were parked until this is known and are of other groups go their own way.
     pub fn expect(&self, start: StartId, groups: impl IntoIterator<Item = (GroupKey, u64)>) {
         let mut state = self.lock();
         for (key, at) in groups {
-            match state.groups.entry(key) {
-                Entry::Vacant(entry) => {
-                    entry.insert(Group::Expected { start, at });
-                }
-                Entry::Occupied(mut entry) => match entry.get_mut() {
-                    Group::Expected { start: of, at: old } if *of == start => *old = at,
-                    Group::Expected { .. } | Group::Here { .. } => {}
-                },
-            }
+            state.groups.entry(key).or_insert(Group::Expected { start, at });
         }
         let given_up = state.close(start);
         drop(state);
@@ -196,7 +182,6 @@ impl Board {
         if state.positions.remove(&start).is_none() {
             return;
         }
-        state.sought.remove(&start);
         let given_up = state.close(start);
         let own = state.groups.iter().filter(|(_, group)| group.start() == start);
         let gone: Vec<GroupKey> = own.map(|(key, _)| *key).collect();
@@ -212,20 +197,15 @@ impl Board {
             return Outlook::Unknown;
         }
         let Some(groups) = Groups::of(manifest, ino, offset, len) else { return Outlook::Unknown };
-        let mut state = self.lock();
+        let state = self.lock();
         let mut bytes = Vec::with_capacity(groups.keys.len());
         for key in &groups.keys {
             match state.groups.get(key) {
                 Some(Group::Here { bytes: here, .. }) => bytes.push(here.clone()),
                 Some(Group::Expected { start, at }) if groups.keys.len() == 1 => {
-                    let (start, at) = (*start, *at);
-                    let position = state.positions.get(&start).copied().unwrap_or(0);
-                    if at.saturating_sub(position) <= NEAR {
-                        return Outlook::Near(*key);
-                    }
-                    state.sought.insert(start, at);
-                    self.sought.notify_waiters();
-                    return Outlook::Far(*key);
+                    let position = state.positions.get(start).copied().unwrap_or(0);
+                    let is_near = at.saturating_sub(position) <= NEAR;
+                    return if is_near { Outlook::Near(*key) } else { Outlook::Far(*key) };
                 }
                 None if groups.keys.len() == 1 && !state.open.is_empty() => {
                     return Outlook::Open(*key);
@@ -254,17 +234,6 @@ impl Board {
                 state.waiters.entry(key).or_default().push(Arc::clone(waiter));
                 Parked::Waits
             }
-        }
-    }
-
-    /// Waits until somebody reads what a start brings late; returns its position.
-    pub async fn sought(&self, start: StartId) -> u64 {
-        loop {
-            let told = self.sought.notified();
-            if let Some(at) = self.lock().sought.remove(&start) {
-                return at;
-            }
-            told.await;
         }
     }
 
@@ -498,21 +467,6 @@ mod tests {
         assert!(matches!(board.park(key(2), &waiter), Parked::Waits));
         board.end(broken);
         assert_eq!(*lost.0.lock().unwrap(), [None, None]);
-    }
-
-    #[tokio::test]
-    async fn a_start_learns_where_it_is_read() {
-        let (manifest, ino, _) = image();
-        let board = Board::default();
-        let start = board.begin();
-        let late = |board: &Board| board.outlook(&manifest, ino, 2 * GROUP as u64, 1);
-        board.expect(start, [(key(0), 0), (key(2), 2 * NEAR)]);
-        assert!(matches!(late(&board), Outlook::Far(_)));
-        assert_eq!(board.sought(start).await, 2 * NEAR);
-        board.expect(start, [(key(0), 2 * NEAR), (key(2), 0)]);
-        assert!(matches!(late(&board), Outlook::Near(_)));
-        let again = tokio::time::timeout(Duration::from_millis(20), board.sought(start)).await;
-        assert!(again.is_err(), "nothing that comes late was read since");
     }
 
     #[test]

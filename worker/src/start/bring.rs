@@ -46,16 +46,6 @@ impl OnBoard {
         self.board.expect(self.id, plan.expected());
     }
 
-    /// Says in which order it comes: the frames that end at these positions.
-    fn reorder(&self, plan: &Plan, frames: &[usize], ends: &[u64]) {
-        let groups = frames.iter().flat_map(|frame| {
-            let span = plan.span(*frame);
-            let at = ends[*frame] - (span.end - span.start);
-            plan.pieces(*frame).into_iter().map(move |piece| (piece.key, at))
-        });
-        self.board.expect(self.id, groups);
-    }
-
     /// Says that these frames do not come.
     pub(super) fn retire_expected(&self, plan: &Plan, frames: &[usize]) {
         for frame in frames {
@@ -96,65 +86,15 @@ pub(super) struct Bringing<'a> {
     pub(super) work: &'a Work<'a>,
     pub(super) board: OnBoard,
     pub(super) plan: &'a Arc<Plan>,
-    /// Frames that have not come, in the order in which they are to.
+    /// Frames that have not come, in order.
     pub(super) open: Vec<usize>,
-    /// Where each frame ends in that order, in raw bytes.
-    pub(super) ends: Vec<u64>,
-    /// How far the stream has come, in the same bytes.
-    pub(super) position: u64,
-    /// Whether the order is changed to where the job reads: the trace is another program's.
-    pub(super) seeks: bool,
     pub(super) pushes: Option<mpsc::Sender<Arrived>>,
     pub(super) held: Held,
 }
 
-/// Why no more frames are taken off a stream.
-enum End {
-    /// It is over.
-    Over,
-    /// Somebody reads what comes at this position, and that is far off.
-    Sought(u64),
-}
-
 impl Bringing<'_> {
-    /// Takes frames until there are no more, from where they are needed; an error tells that the
-    /// stream broke.
-    pub(super) async fn take_all(&mut self, inbox: Inbox) -> Result<(), String> {
-        let mut inbox = Some(inbox);
-        loop {
-            let taken = match inbox.take() {
-                Some(inbox) => inbox,
-                None => self.ask_for(&self.open),
-            };
-            match self.take_from(taken).await? {
-                End::Over => return Ok(()),
-                End::Sought(at) => self.seek(at),
-            }
-        }
-    }
-
-    /// Puts the frames from this position on before those that were skipped.
-    fn seek(&mut self, at: u64) {
-        let split = self.open.iter().position(|frame| self.ends[*frame] > at).unwrap_or(0);
-        self.open.rotate_left(split);
-        let mut end = self.position;
-        for frame in &self.open {
-            let span = self.plan.span(*frame);
-            end += span.end - span.start;
-            self.ends[*frame] = end;
-        }
-        tracing::debug!(skipped = split, "a start goes on where its job reads");
-        self.board.reorder(self.plan, &self.open, &self.ends);
-    }
-
-    fn ask_for(&self, wanted: &[usize]) -> Inbox {
-        let frames = self.plan.trace().frames();
-        let wanted: Vec<Digest> = wanted.iter().map(|at| frames[*at].digest).collect();
-        self.work.receive(self.work.starts.source.blobs(&wanted), None)
-    }
-
-    async fn take_from(&mut self, mut inbox: Inbox) -> Result<End, String> {
-        let (board, id) = (Arc::clone(&self.board.board), self.board.id);
+    /// Takes frames off a stream until it ends; an error tells that it broke.
+    pub(super) async fn take_all(&mut self, mut inbox: Inbox) -> Result<(), String> {
         let mut checks = FuturesOrdered::new();
         let mut end = None;
         loop {
@@ -174,12 +114,9 @@ impl Bringing<'_> {
                                 checks.push_back(check);
                             }
                         }
-                        Ok(None) => end = Some(Ok(End::Over)),
+                        Ok(None) => end = Some(Ok(())),
                         Err(reason) => end = Some(Err(reason)),
                     }
-                }
-                at = board.sought(id), if self.seeks && end.is_none() => {
-                    end = Some(Ok(End::Sought(at)));
                 }
                 else => break,
             }
@@ -188,19 +125,20 @@ impl Bringing<'_> {
             }
         }
         match end {
-            Some(Ok(End::Sought(at))) => Ok(End::Sought(at)),
             Some(Err(reason)) => Err(reason),
             _ if inbox.is_file && !self.open.is_empty() => Err("its file is cut short".to_owned()),
-            _ => Ok(End::Over),
+            _ => Ok(()),
         }
     }
 
     /// Asks once for what is left.
     pub(super) async fn take_rest(&mut self) {
-        if self.open.is_empty() {
+        let frames = self.plan.trace().frames();
+        let wanted: Vec<Digest> = self.open.iter().map(|at| frames[*at].digest).collect();
+        if wanted.is_empty() {
             return;
         }
-        let inbox = self.ask_for(&self.open);
+        let inbox = self.work.receive(self.work.starts.source.blobs(&wanted), None);
         if let Err(reason) = self.take_all(inbox).await {
             tracing::info!(reason, "a start broke again; reads go on demand");
         }
@@ -244,8 +182,8 @@ impl Bringing<'_> {
             }
         };
         counters.arrived();
-        self.position = self.ends[frame];
-        self.board.board.deliver(self.board.id, keyed(&arrived), self.position);
+        let position = self.plan.span(frame).end;
+        self.board.board.deliver(self.board.id, keyed(&arrived), position);
         match &self.pushes {
             Some(pushes) => {
                 // Its thread ends only after this.

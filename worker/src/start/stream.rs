@@ -170,17 +170,16 @@ impl Work<'_> {
         // page by page, so that frames can answer it.
         let reading = (self.starts.mode() != TraceMode::Off).then(|| Reading::begin(&mount));
         self.shared.mount.send_replace(Mounting::Mounted(Arc::clone(&mount)));
-        let is_donated = !opened.has_trace;
-        let laid = match is_donated {
-            false => self.lay(&mount, opened.inbox).await,
-            true => self.lay_donor(&mount).await,
+        let laid = match opened.has_trace {
+            true => self.lay(&mount, opened.inbox).await,
+            false => self.lay_donor(&mount).await,
         };
         let key = &self.shared.key;
         mount.note_started(key.user.clone(), key.key.clone());
         if let (Some((plan, inbox)), Some(reading)) = (laid, reading) {
             let _ = self.shared.trace.set(Arc::clone(plan.trace()));
             reading.board.expect(&plan);
-            self.bring(&mount, plan, inbox, reading, is_donated).await;
+            self.bring(&mount, plan, inbox, reading).await;
         }
     }
 
@@ -410,19 +409,14 @@ impl Work<'_> {
         plan: Arc<Plan>,
         inbox: Inbox,
         reading: Reading,
-        is_donated: bool,
     ) {
         let is_pushed = self.shared.mode == TraceMode::Push && !mount.needs_shifted();
         self.shared.is_only_read.store(!is_pushed, Ordering::Relaxed);
-        let frames = 0..plan.trace().frames().len();
         let mut bringing = Bringing {
             work: self,
             board: reading.board,
             plan: &plan,
-            open: frames.clone().filter(|at| plan.is_useful(*at)).collect(),
-            ends: frames.map(|at| plan.span(at).end).collect(),
-            position: 0,
-            seeks: is_donated,
+            open: (0..plan.trace().frames().len()).filter(|at| plan.is_useful(*at)).collect(),
             pushes: None,
             held: Held::default(),
         };
