@@ -55,6 +55,9 @@ pub(crate) async fn follow(
                     "{name} is cut here: the limit is reached (--output-limit sets it)"
                 ));
             }
+            JobEvent::Usage(usage) => {
+                tracing::trace!(job.id = job, usage.memory_bytes, usage.cpu_ms);
+            }
             JobEvent::End { state, run } => {
                 if let Some(relay) = relay.as_deref_mut() {
                     relay.end_line().await;

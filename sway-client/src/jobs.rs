@@ -19,7 +19,7 @@ use crate::error::ClientError;
 use crate::refs::encoded;
 use crate::sse::EventDecoder;
 
-/// Events of a job with their ids. Ends after [`JobEvent::End`], or after an error.
+/// Events of a job with their ids; one without has that of the event before. Ends after [`JobEvent::End`], or after an error.
 pub type EventStream = BoxStream<'static, Result<(u64, JobEvent), ClientError>>;
 
 /// How long to try to get back to a job's events after the connection broke.
@@ -195,7 +195,8 @@ async fn follow(client: &Client, path: &str, last: Option<u64>) -> Result<Events
         request = request.header("last-event-id", last.to_string());
     }
     let response = client.streamed(request).await?;
-    Ok(Events { client: client.clone(), response, decoder: EventDecoder::default() })
+    let last = last.unwrap_or(0);
+    Ok(Events { client: client.clone(), response, decoder: EventDecoder::default(), last })
 }
 
 /// The events of one connection.
@@ -203,6 +204,8 @@ struct Events {
     client: Client,
     response: Response,
     decoder: EventDecoder,
+    /// The id of the last event that had one.
+    last: u64,
 }
 
 impl Events {
@@ -213,9 +216,12 @@ impl Events {
         };
         loop {
             if let Some(event) = self.decoder.next_event().map_err(|e| protocol(e.to_owned()))? {
-                let id = event.id.parse().map_err(|_| protocol("an event without id".into()))?;
+                if let Some(id) = event.id {
+                    let malformed = || protocol(format!("the id {id:?} is no number"));
+                    self.last = id.parse().map_err(|_| malformed())?;
+                }
                 let event = serde_json::from_str(&event.data);
-                return Ok((id, event.map_err(|error| protocol(error.to_string()))?));
+                return Ok((self.last, event.map_err(|error| protocol(error.to_string()))?));
             }
             // The worker sends a comment every few seconds, so silence is a broken connection.
             let piece = self.client.within_idle(self.response.chunk()).await?;

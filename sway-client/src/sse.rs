@@ -7,8 +7,8 @@ const LINE_LEN_MAX: usize = 8 << 20;
 /// One event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Event {
-    /// The id, for `Last-Event-ID`.
-    pub(crate) id: String,
+    /// The id, for `Last-Event-ID`, if it has one.
+    pub(crate) id: Option<String>,
     /// Lines of data, joined.
     pub(crate) data: String,
 }
@@ -42,7 +42,7 @@ impl EventDecoder {
             let (field, value) = line.split_once(':').unwrap_or((&line, ""));
             let value = value.strip_prefix(' ').unwrap_or(value);
             match field {
-                "id" => self.event.id = value.to_owned(),
+                "id" => self.event.id = Some(value.to_owned()),
                 "data" => {
                     if self.has_data {
                         self.event.data.push('\n');
@@ -79,8 +79,11 @@ mod tests {
 
     #[test]
     fn events_survive_any_cutting_of_the_body() {
-        let body = ": hello\n\nid: 7\nevent: output\ndata: {\"a\":1}\n\n:\n\nid:8\r\ndata:é\r\ndata: y\r\n\r\nid: 9\ndata: lost";
-        let event = |id: &str, data: &str| Event { id: id.to_owned(), data: data.to_owned() };
+        let body = ": hello\n\nid: 7\nevent: output\ndata: {\"a\":1}\n\n:\n\nid:8\r\ndata:é\r\ndata: y\r\n\r\ndata: z\n\nid: 9\ndata: lost";
+        let event = |id: Option<&str>, data: &str| Event {
+            id: id.map(str::to_owned),
+            data: data.to_owned(),
+        };
         for len in 1..body.len() {
             let mut decoder = EventDecoder::default();
             let mut events = Vec::new();
@@ -90,7 +93,11 @@ mod tests {
                     events.push(event);
                 }
             }
-            assert_eq!(events, [event("7", "{\"a\":1}"), event("8", "é\ny")]);
+            assert_eq!(events, [
+                event(Some("7"), "{\"a\":1}"),
+                event(Some("8"), "é\ny"),
+                event(None, "z"),
+            ]);
         }
     }
 

@@ -22,6 +22,7 @@ use crate::fetch::FetchConfig;
 use crate::id_map::IdMaps;
 use crate::job::{
     Go, Lower, MountedDataset, Overlays, Rootfs, RunOutcome, RunRequest, Runner, RunnerConfig,
+    Used,
 };
 use crate::mount::{ImageMount, MountError, Mounts, MountsConfig};
 use crate::queue::{RunJob, RunOrder};
@@ -287,7 +288,7 @@ fn never_started(cause: Cause, message: Option<String>, waited: Duration) -> Run
         mount: waited,
         start: Duration::ZERO,
         first_output: None,
-        memory_peak_bytes: None,
+        used: Used::default(),
         figures: CacheFigures::default(),
         account: None,
         trace: TraceUse::None,

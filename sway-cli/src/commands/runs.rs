@@ -192,6 +192,10 @@ fn details(run: &RunView) -> Vec<String> {
     if let Some(peak) = run.memory_peak_bytes {
         lines.push(format!("memory     {} at most", show_size(peak.unsigned_abs())));
     }
+    if let (Some(cpu_ms), Some(peak)) = (run.cpu_ms, run.cpus_peak_milli) {
+        let peak = f64::from(u32::try_from(peak).unwrap_or(u32::MAX)) / 1000.0;
+        lines.push(format!("cpu        {}, {peak} CPUs at most", show_time(duration(cpu_ms))));
+    }
     for (name, text, cut) in [
         ("stdout", &run.stdout, run.stdout_truncated),
         ("stderr", &run.stderr, run.stderr_truncated),

@@ -145,6 +145,12 @@ pub struct RunView {
     /// Peak of anonymous and shared memory, in bytes, where it was measured.
     #[serde(default)]
     pub memory_peak_bytes: Option<i64>,
+    /// CPU time of all its processes, user and system, where it was measured.
+    #[serde(default)]
+    pub cpu_ms: Option<i64>,
+    /// Most CPUs that it used over half a second (over all of a shorter run), in thousandths.
+    #[serde(default)]
+    pub cpus_peak_milli: Option<i64>,
     /// What a handler answered; none where it gave no answer, and for all other programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<Answer>,
@@ -302,6 +308,17 @@ pub struct ImageView {
     pub updated_at: String,
 }
 
+/// What a job uses at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Since the start of its process.
+    pub elapsed_ms: u64,
+    /// Anonymous and shared memory then, in bytes.
+    pub memory_bytes: u64,
+    /// CPU time of all its processes until then, user and system.
+    pub cpu_ms: u64,
+}
+
 /// Which stream a frame of output belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -313,7 +330,8 @@ pub enum OutputStream {
 }
 
 /// One event of `GET /v1/jobs/{id}/logs` (server-sent events; the event's name is the variant's,
-/// its id a running number for `Last-Event-ID`).
+/// its id a running number for `Last-Event-ID`, where
+/// it has one).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
 pub enum JobEvent {
@@ -335,6 +353,9 @@ pub enum JobEvent {
         /// Of which stream.
         stream: OutputStream,
     },
+    /// What the job uses: about two a second, and one at its end. Has no number of its own: it is
+    /// told to who listens then, and not again.
+    Usage(Usage),
     /// The job is over; nothing follows.
     End {
         /// Its last state.

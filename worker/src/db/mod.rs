@@ -27,6 +27,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_traces.sql"),
     include_str!("migrations/0003_answers.sql"),
     include_str!("migrations/0004_datasets_and_outputs.sql"),
+    include_str!("migrations/0005_cpu.sql"),
 ];
 
 /// How long to wait for another process that looks into the database.

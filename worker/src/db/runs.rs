@@ -8,6 +8,7 @@ use sway_core::job::{Cause, JobState};
 use super::jobs::{from_json, move_job, resolve, to_json};
 use super::{Db, DbError, Scope, now};
 use crate::account::CacheFigures;
+use crate::job::Used;
 
 /// Bytes of stdout, and as many of stderr, that a row holds; a longer output lies whole in the
 /// run's output file.
@@ -61,8 +62,8 @@ pub struct RunEnd {
     pub trace_pushed_bytes: u64,
     /// What it left in `/output` and is kept: files and their bytes.
     pub output_files: Option<(u64, u64)>,
-    /// Peak of anonymous and shared memory.
-    pub memory_peak_bytes: Option<u64>,
+    /// What it used.
+    pub used: Used,
     /// What a handler answered.
     pub answer: Option<Answer>,
     /// Until the rootfs was there.
@@ -112,7 +113,8 @@ const COLUMNS: &str = "id, job_id, filename, username, image, manifest, limits, 
     duration_ms, exit_code, cause, message, stdout_truncated, stderr_truncated,
     memory_cache_hits, disk_cache_hits, server_fetches, memory_cache_bytes, disk_cache_bytes,
     bytes_fetched, trace, trace_pushed_bytes, trace_used_bytes, trace_missed_bytes, records_trace,
-    output_files, output_files_bytes, memory_peak_bytes, queued_ms, mount_ms, start_ms, first_output_ms,
+    output_files, output_files_bytes, memory_peak_bytes, cpu_ms, cpus_peak_milli,
+    queued_ms, mount_ms, start_ms, first_output_ms,
     CASE WHEN :output_len > 0 THEN coalesce(substr(stdout, 1, :output_len), x'') END AS stdout,
     CASE WHEN :output_len > 0 THEN coalesce(substr(stderr, 1, :output_len), x'') END AS stderr,
     CASE WHEN :output_len >= 1048576 THEN answer END AS answer";
@@ -159,7 +161,8 @@ impl Db {
                      trace = :trace, trace_pushed_bytes = :pushed_bytes,
                      trace_missed_bytes = :missed_bytes,
                      output_files = :output_files, output_files_bytes = :output_files_bytes,
-                     memory_peak_bytes = :memory_peak, answer = :answer, mount_ms = :mount_ms,
+                     memory_peak_bytes = :memory_peak, cpu_ms = :cpu_ms,
+                     cpus_peak_milli = :cpus_peak, answer = :answer, mount_ms = :mount_ms,
                      start_ms = :start_ms, first_output_ms = :first_output_ms
                  WHERE id = :id",
                 named_params! {
@@ -184,7 +187,9 @@ impl Db {
                     ":missed_bytes": count(end.figures.missed_bytes),
                     ":output_files": end.output_files.map(|(files, _)| count(files)),
                     ":output_files_bytes": end.output_files.map(|(_, bytes)| count(bytes)),
-                    ":memory_peak": end.memory_peak_bytes.map(count),
+                    ":memory_peak": end.used.memory_peak_bytes.map(count),
+                    ":cpu_ms": end.used.cpu.map(|cpu| i64::try_from(cpu.as_millis()).unwrap_or(i64::MAX)),
+                    ":cpus_peak": end.used.cpus_peak_milli.map(count),
                     ":answer": end.answer.as_ref().map(to_json),
                     ":mount_ms": end.mount_ms,
                     ":start_ms": end.start_ms,
@@ -407,6 +412,8 @@ fn run_of_row(row: &Row<'_>) -> Result<RunView, DbError> {
         output_files: row.get("output_files")?,
         output_files_bytes: row.get("output_files_bytes")?,
         memory_peak_bytes: row.get("memory_peak_bytes")?,
+        cpu_ms: row.get("cpu_ms")?,
+        cpus_peak_milli: row.get("cpus_peak_milli")?,
         limits: from_json("limits", row.get("limits")?)?,
         answer: answer.map(|answer| from_json("answer", answer)).transpose()?,
         queued_ms: row.get("queued_ms")?,

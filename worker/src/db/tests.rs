@@ -1,5 +1,7 @@
 //! The record: what is written down, who sees it, and which files are accepted.
 
+use std::time::Duration;
+
 use sway_core::api::jobs::TraceUse;
 use sway_core::digest::Digest;
 use sway_core::handler::Answer;
@@ -7,6 +9,7 @@ use sway_core::job::{Cause, JobSpec, JobState, Limits, Program};
 
 use super::*;
 use crate::account::CacheFigures;
+use crate::job::Used;
 
 fn spec(program: &str) -> JobSpec {
     let argv = vec![program.to_owned()];
@@ -55,7 +58,11 @@ fn end(state: JobState, cause: Cause) -> RunEnd {
         trace: TraceUse::Pushed,
         trace_pushed_bytes: 12,
         output_files: Some((3, 12)),
-        memory_peak_bytes: Some(7),
+        used: Used {
+            memory_peak_bytes: Some(7),
+            cpu: Some(Duration::from_millis(13)),
+            cpus_peak_milli: Some(500),
+        },
         answer: Some(answer()),
         mount_ms: 8,
         start_ms: 9,
@@ -99,6 +106,7 @@ async fn a_run_is_on_record_with_all_its_figures() {
     assert_eq!((run.memory_cache_bytes, run.disk_cache_bytes, run.bytes_fetched), (2, 4, 6));
     assert_eq!((run.queued_ms, run.mount_ms, run.start_ms), (11, 8, 9));
     assert_eq!((run.first_output_ms, run.memory_peak_bytes), (Some(10), Some(7)));
+    assert_eq!((run.cpu_ms, run.cpus_peak_milli), (Some(13), Some(500)));
     assert_eq!(run.answer, None, "it goes with whole outputs");
     let whole = db.run(&id, &of("ada"), 1 << 20).await.unwrap();
     assert_eq!(whole.answer, Some(answer()));

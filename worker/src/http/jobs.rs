@@ -131,10 +131,14 @@ pub(super) async fn logs(
             JobEvent::State { .. } => "state",
             JobEvent::Output { .. } => "output",
             JobEvent::Truncated { .. } => "truncated",
+            JobEvent::Usage(_) => "usage",
             JobEvent::End { .. } => "end",
         };
-        let event = Event::default().id(number.to_string()).event(name).json_data(&event);
-        Ok(event.expect("events are plain data"))
+        let head = match number {
+            Some(number) => Event::default().id(number.to_string()),
+            None => Event::default(),
+        };
+        Ok(head.event(name).json_data(&event).expect("events are plain data"))
     });
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }

@@ -162,6 +162,17 @@ impl Cgroup {
         Some(field(&text, anonymous)? + field(&text, shared).unwrap_or(0))
     }
 
+    /// CPU time of all that ever was in the group.
+    pub(crate) fn cpu_time(&self) -> Option<Duration> {
+        let text = |directory: &PathBuf, file| fs_err::read_to_string(directory.join(file)).ok();
+        let nanos = |directory| text(directory, "cpuacct.usage")?.trim().parse().ok();
+        let micros = |directory| field(&text(directory, "cpu.stat")?, "usage_usec");
+        if let Some(nanos) = self.directories.iter().find_map(nanos).filter(|_| !self.unified) {
+            return Some(Duration::from_nanos(nanos));
+        }
+        self.directories.iter().find_map(micros).map(Duration::from_micros)
+    }
+
     /// Lets at most so many tasks be in the group from now on.
     pub(crate) fn limit_tasks(&self, tasks: u32) -> io::Result<()> {
         let at = |directory: &PathBuf| directory.join("pids.max");
@@ -329,16 +340,19 @@ mod tests {
     fn figures_of_a_v2_group_are_read() {
         let (_root, hierarchies) = fake(&[
             ("sway/w/run-1/memory.stat", "anon 1000\nfile 99999\nkernel 5\nshmem 24\n"),
+            ("sway/w/run-1/cpu.stat", "usage_usec 70500\nuser_usec 50000\nsystem_usec 20500\n"),
             ("sway/w/run-1/memory.events", "oom 4\noom_kill 2\noom_group_kill 1\n"),
             ("sway/w/run-1/pids.max", "88\n"),
         ]);
         let group = hierarchies.group("/sway/w/run-1");
         assert_eq!((group.memory_bytes(), group.oom_kills()), (Some(1024), 2));
+        assert_eq!(group.cpu_time(), Some(Duration::from_micros(70_500)));
         group.limit_tasks(64).unwrap();
         assert_eq!(group.read("pids.max").as_deref(), Some("64"));
         assert_eq!(hierarchies.children("/sway/w"), ["run-1"]);
         let gone = hierarchies.group("/sway/w/run-2");
         assert_eq!((gone.memory_bytes(), gone.oom_kills()), (None, 0));
+        assert_eq!(gone.cpu_time(), None);
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod cgroup;
 mod network;
 mod runc;
 mod supervise;
+mod usage;
 mod cleanup;
 
 use std::io;
@@ -36,12 +37,12 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use rustix::fs::Mode;
-use sway_core::api::jobs::{OutputStream, TraceUse};
+use sway_core::api::jobs::{OutputStream, TraceUse, Usage};
 use sway_core::handler::Answer;
 use sway_core::job::{Cause, JobSpec, Limits, Network, OutputLimits, Program};
 use sway_core::manifest::Manifest;
 use sway_server::tasks::Tasks;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::archive::Packed;
@@ -60,6 +61,7 @@ use crate::id_map::IdMaps;
 pub use self::data::MountedDataset;
 pub use self::init::find_init;
 pub use self::overlay::Overlays;
+pub use self::usage::Used;
 
 /// Above the mount points of all workers' containers.
 const ROOTFS_DIR: &str = "/run/sway";
@@ -143,6 +145,8 @@ pub struct Go {
     pub stdin: Option<mpsc::Receiver<Bytes>>,
     /// Where output goes; ended with the run.
     pub output: Arc<OutputLog>,
+    /// Where to tell what it uses, about twice a second and at its end.
+    pub usage: watch::Sender<Option<Usage>>,
     /// Where to pack what it leaves in `/output`, where it has that.
     pub archive: PathBuf,
 }
@@ -166,8 +170,8 @@ pub struct RunOutcome {
     pub start: Duration,
     /// From the process's start to its first output.
     pub first_output: Option<Duration>,
-    /// Highest sample (every 50 ms, at first more often) of anonymous and shared memory; the limit where it was hit.
-    pub memory_peak_bytes: Option<u64>,
+    /// What it used.
+    pub used: Used,
     /// What the run read.
     pub figures: CacheFigures,
     /// Its account; none where it never got one.
@@ -281,7 +285,7 @@ struct Report {
     mount: Duration,
     start: Duration,
     first_output: Option<Duration>,
-    memory_peak_bytes: Option<u64>,
+    used: Used,
     answer: Option<Answer>,
     /// What went wrong beside the run's end.
     notes: Vec<String>,
@@ -459,6 +463,7 @@ impl Runner {
                     fail_on_limit,
                     is_handler: input.is_some(),
                     output: go.output,
+                    usage: go.usage,
                 };
                 let stdin = input.map(whole).or(go.stdin);
                 let end = watch.to_the_end(pipes, stdin, started, &mut report).await;
@@ -512,7 +517,7 @@ impl Runner {
             Err(error) => error.verdict(),
         };
         if oom_kills > 0 {
-            report.memory_peak_bytes = Some(limits.memory_bytes);
+            report.used.memory_peak_bytes = Some(limits.memory_bytes);
             if cause == Cause::Exited {
                 report.notes.push("the kernel killed a process that had no memory left".to_owned());
             }
@@ -540,7 +545,7 @@ impl Runner {
             mount: report.mount,
             start: report.start,
             first_output: report.first_output,
-            memory_peak_bytes: report.memory_peak_bytes,
+            used: report.used,
             figures: run.account.figures(),
             account: Some(Arc::clone(&run.account)),
             trace: TraceUse::None,

@@ -9,18 +9,19 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use rustix::fs::{Gid, Uid};
-use sway_core::api::jobs::OutputStream;
+use sway_core::api::jobs::{OutputStream, Usage};
 use sway_core::handler::Answer;
 use sway_core::job::{Cause, Limits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::handler::ANSWER_LEN_MAX;
 use super::output::{Appended, FRAME_LEN_MAX, OutputLog};
 use super::runc::{Container, ContainerStdio, Ended, Runc};
+use super::usage::Meter;
 use super::{Report, Run};
 use crate::job::bundle::RUNC_TASKS;
 
@@ -81,6 +82,8 @@ pub(crate) struct Watch<'a> {
     /// Its standard error carries an answer.
     pub(crate) is_handler: bool,
     pub(crate) output: Arc<OutputLog>,
+    /// Where to tell what it uses.
+    pub(crate) usage: watch::Sender<Option<Usage>>,
 }
 
 impl Watch<'_> {
@@ -148,6 +151,7 @@ impl Watch<'_> {
         let mut starting =
             std::pin::pin!(self.runc.start(&self.run.container, &self.run.stage.home));
         let mut killed: Option<(Cause, Instant)> = None;
+        let mut meter = Meter::start(&self.run.cgroup, begun, &self.usage);
         let (mut next_sample, mut pause) = (begun, SAMPLE_EVERY_FIRST);
         let ended = loop {
             let alive = killed.is_none();
@@ -187,8 +191,7 @@ impl Watch<'_> {
                 () = self.cancel.cancelled(), if alive => Cause::Cancelled,
                 () = too_much.cancelled(), if alive => Cause::OutputLimit,
                 () = tokio::time::sleep_until(next_sample), if alive => {
-                    let sample = self.run.cgroup.memory_bytes();
-                    report.memory_peak_bytes = report.memory_peak_bytes.max(sample);
+                    meter.sample();
                     next_sample = Instant::now() + pause;
                     pause = (pause * 2).min(SAMPLE_EVERY);
                     continue;
@@ -198,6 +201,7 @@ impl Watch<'_> {
             killed = killed.or(Some((cause, Instant::now())));
         };
         report.duration = begun.elapsed();
+        report.used = meter.end();
         if let Some(started) = started {
             // It ended before `runc start` did.
             let _ = started.send(());

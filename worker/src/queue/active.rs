@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use sway_core::api::jobs::RunView;
+use sway_core::api::jobs::{RunView, Usage};
 use sway_core::job::{JobSpec, JobState};
 use sway_core::name::UserName;
 use tokio::sync::{mpsc, watch};
@@ -70,6 +70,8 @@ pub(super) struct Active {
     pub user: UserName,
     pub cancel: CancellationToken,
     pub progress: watch::Sender<Progress>,
+    /// What it uses, once it runs.
+    pub usage: watch::Sender<Option<Usage>>,
     stop: OnceLock<Stop>,
     detach: bool,
     followers: watch::Sender<Followers>,
@@ -91,6 +93,7 @@ impl Active {
             user,
             cancel: CancellationToken::new(),
             progress: watch::Sender::new(progress),
+            usage: watch::Sender::default(),
             stop: OnceLock::new(),
             detach: spec.detach,
             followers: watch::Sender::default(),

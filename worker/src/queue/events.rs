@@ -3,13 +3,15 @@
 //! Numbers are fixed by what happened, not by who watched, so that `Last-Event-ID` resumes
 //! without loss or repetition, also after the job's end and after a restart of the worker:
 //! 1 pending (of jobs that an owner decides on), 2 approved, 3 running, then 4 plus the number of each output frame, then the end.
+//! Samples of what a job uses have no number: who was not there when they were taken misses them.
 
 use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt as _};
-use sway_core::api::jobs::{JobEvent, JobView, OutputStream, RunView};
+use sway_core::api::jobs::{JobEvent, JobView, OutputStream, RunView, Usage};
 use sway_core::job::JobState;
+use tokio::sync::watch;
 
 use super::active::{Active, Progress};
 use crate::job::output::{FRAME_LEN_MAX, OutputLog};
@@ -25,8 +27,10 @@ pub(super) enum Past {
     Beginning(Box<RunView>),
 }
 
-/// Events with their numbers.
-pub struct Events(Pin<Box<dyn Stream<Item = (u64, JobEvent)> + Send>>);
+/// Events with their numbers, where they have one.
+pub struct Events(Pin<Box<dyn Stream<Item = Numbered> + Send>>);
+
+type Numbered = (Option<u64>, JobEvent);
 
 impl std::fmt::Debug for Events {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -35,7 +39,7 @@ impl std::fmt::Debug for Events {
 }
 
 impl Stream for Events {
-    type Item = (u64, JobEvent);
+    type Item = Numbered;
 
     fn poll_next(
         mut self: Pin<&mut Self>,
@@ -50,6 +54,9 @@ impl Events {
     pub(super) fn of_active(active: &Arc<Active>, after: u64) -> Self {
         let follower = active.follow();
         let mut progress = active.progress.subscribe();
+        let mut usage = active.usage.subscribe();
+        // Who comes late hears the last sample at once.
+        usage.mark_changed();
         let events = async_stream::stream! {
             let _follower = follower;
             let begun = |progress: &Progress| {
@@ -57,7 +64,7 @@ impl Events {
             };
             let mut next = after.saturating_add(1);
             if next <= 2 {
-                yield (2, JobEvent::State { state: JobState::Approved });
+                yield (Some(2), JobEvent::State { state: JobState::Approved });
             }
             let Ok(now) = progress.wait_for(begun).await.map(|progress| progress.clone()) else {
                 return;
@@ -67,19 +74,34 @@ impl Events {
                 return;
             }
             if now.state == JobState::Running && next <= 3 {
-                yield (3, JobEvent::State { state: JobState::Running });
+                yield (Some(3), JobEvent::State { state: JobState::Running });
             }
             next = next.max(FIRST_FRAME);
             if let Some(output) = now.output {
                 let mut frames = frames(output, next - FIRST_FRAME);
-                while let Some((number, event)) = frames.next().await {
-                    next = number + 1;
-                    yield (number, event);
+                loop {
+                    let frame = tokio::select! {
+                        biased;
+                        sample = sampled(&mut usage) => Err(sample),
+                        frame = frames.next() => Ok(frame),
+                    };
+                    match frame {
+                        Err(sample) => yield (None, JobEvent::Usage(sample)),
+                        Ok(Some((number, event))) => {
+                            next = number + 1;
+                            yield (Some(number), event);
+                        }
+                        Ok(None) => break,
+                    }
+                }
+                // The last one comes before the output's end, and may be seen after it.
+                if usage.has_changed().unwrap_or(false) {
+                    yield (None, JobEvent::Usage(sampled(&mut usage).await));
                 }
             }
             let ended = progress.wait_for(|progress| progress.state.is_final()).await;
             let Ok(ended) = ended.map(|progress| progress.clone()) else { return };
-            yield (next, JobEvent::End { state: ended.state, run: ended.run });
+            yield (Some(next), JobEvent::End { state: ended.state, run: ended.run });
         };
         Self(Box::pin(events))
     }
@@ -93,7 +115,7 @@ impl Events {
             let past = [(2, JobState::Approved, true), (3, JobState::Running, ran)];
             for (number, state, passed) in past {
                 if passed && next <= number {
-                    yield (number, JobEvent::State { state });
+                    yield (Some(number), JobEvent::State { state });
                 }
             }
             next = next.max(FIRST_FRAME);
@@ -108,13 +130,24 @@ impl Events {
                 };
                 while let Some((number, event)) = frames.next().await {
                     next = number + 1;
-                    yield (number, event);
+                    yield (Some(number), event);
                 }
             }
-            yield (next, JobEvent::End { state, run });
+            yield (Some(next), JobEvent::End { state, run });
         };
         Self(Box::pin(events))
     }
+}
+
+/// The next sample of what a job uses.
+async fn sampled(usage: &mut watch::Receiver<Option<Usage>>) -> Usage {
+    // The job owns the sender: while it is followed, this does not fail.
+    while usage.changed().await.is_ok() {
+        if let Some(sample) = *usage.borrow_and_update() {
+            return sample;
+        }
+    }
+    std::future::pending().await
 }
 
 /// The stored beginnings, with a mark after each one that did not end there.

@@ -52,7 +52,7 @@ use crate::db::{
     new_id, rfc3339,
 };
 use crate::job::output::OutputLog;
-use crate::job::{Go, RunOutcome};
+use crate::job::{Go, RunOutcome, Used};
 use crate::policy::Policy;
 
 /// When to try again after the queue was full.
@@ -577,6 +577,7 @@ impl Inner {
             run_id,
             stdin: active.take_stdin(),
             output: Arc::clone(&output),
+            usage: active.usage.clone(),
             archive: self.outputs.archive(run_id),
         };
         let Running { started, outcome } = attempt.go(go);
@@ -673,7 +674,7 @@ impl Inner {
             trace: outcome.trace,
             trace_pushed_bytes: outcome.trace_pushed_bytes,
             output_files: outcome.packed.map(|packed| (packed.files, packed.bytes)),
-            memory_peak_bytes: outcome.memory_peak_bytes,
+            used: outcome.used,
             answer: outcome.answer,
             mount_ms: millis(outcome.mount),
             start_ms: millis(outcome.start),
@@ -710,7 +711,7 @@ impl Inner {
                 trace: TraceUse::None,
                 trace_pushed_bytes: 0,
                 output_files: None,
-                memory_peak_bytes: None,
+                used: Used::default(),
                 answer: None,
                 mount_ms: 0,
                 start_ms: 0,

@@ -56,6 +56,31 @@ async fn a_stream_resumes_without_loss_or_repetition() {
 }
 
 #[tokio::test]
+async fn what_a_job_uses_is_told_without_a_number_of_its_own() {
+    let worker = Worker::start().await;
+    let client = worker.client("ada");
+    let job = client.jobs().submit(&spec(&["use", "1", "2", "3"])).await.unwrap();
+    let live = events(&client, &job.id, None).await;
+    let mut used = Vec::new();
+    for pair in live.windows(2) {
+        if let (id, JobEvent::Usage(usage)) = &pair[1] {
+            assert_eq!(*id, pair[0].0, "the number of what came before it");
+            used.push(usage.memory_bytes);
+        }
+    }
+    assert_eq!(used, [1, 2, 3]);
+    assert_eq!(stdout(&live), "123");
+    // It is over: nobody hears them again, and nothing else is missing.
+    let numbered = live.iter().filter(|(_, event)| !matches!(event, JobEvent::Usage(_)));
+    let numbered: Vec<_> = numbered.cloned().collect();
+    assert_eq!(events(&client, &job.id, None).await, numbered);
+    let stream = worker.get(&format!("/v1/jobs/{}/logs", job.id)).header("last-event-id", "4");
+    let body = stream.send().await.body;
+    assert!(body.contains("id: 5\n") && !body.contains("id: 4\n"), "{body}");
+    assert_eq!(client.jobs().run(&job.id).await.unwrap().cpu_ms, Some(1));
+}
+
+#[tokio::test]
 async fn output_is_sent_while_the_job_runs() {
     let worker = Worker::start().await;
     let client = worker.client("ada");

@@ -9,13 +9,13 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use sway_client::refs::Expect;
 use sway_client::{Client, ClientConfig};
-use sway_core::api::jobs::{JobEvent, JobView, OutputStream, TraceUse};
+use sway_core::api::jobs::{JobEvent, JobView, OutputStream, TraceUse, Usage};
 use sway_core::digest::Digest;
 use sway_core::job::{Cause, JobFile, JobSpec, Program};
 use sway_server::token::Token;
 use sway_worker::account::CacheFigures;
 use sway_worker::config::Config;
-use sway_worker::job::RunOutcome;
+use sway_worker::job::{RunOutcome, Used};
 use sway_worker::job::archive::Packed;
 use sway_worker::queue::{RunJob, RunOrder};
 use tokio_util::sync::CancellationToken;
@@ -229,6 +229,7 @@ pub(crate) fn stdout(events: &[(u64, JobEvent)]) -> String {
         JobEvent::Output { .. }
         | JobEvent::State { .. }
         | JobEvent::Truncated { .. }
+        | JobEvent::Usage(_)
         | JobEvent::End { .. } => None,
     });
     String::from_utf8(bytes.collect::<Vec<_>>().concat()).unwrap()
@@ -258,7 +259,7 @@ pub(crate) fn database(data: &Path) -> rusqlite::Connection {
 
 /// Plays jobs: the command's first word says which part.
 ///
-/// `say TEXT…` writes each text as a piece of its own; `exit N`; `hang` waits to be cancelled;
+/// `say TEXT…` writes each text as a piece of its own; `use BYTES…` uses so much memory, then writes it; `exit N`; `hang` waits to be cancelled;
 /// `wait` is cancelled before its process starts; `cat` returns its input; `big N` writes N bytes;
 /// `fail TEXT…` writes to stderr and exits with 1; `answer RESULT` and `answer error` end as a
 /// handler does; `too CAUSE` ends with that cause; `broken` fails as the infrastructure does.
@@ -303,6 +304,16 @@ async fn play(order: RunOrder) -> RunOutcome {
                 write(text.as_bytes());
                 tokio::task::yield_now().await;
             }
+        }
+        "use" => {
+            for (at, word) in argv[1..].iter().enumerate() {
+                let elapsed_ms = at as u64;
+                let memory_bytes = word.parse().unwrap();
+                go.usage.send_replace(Some(Usage { elapsed_ms, memory_bytes, cpu_ms: 1 }));
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                write(word.as_bytes());
+            }
+            outcome.used.cpu = Some(Duration::from_millis(1));
         }
         "exit" => outcome.exit_code = Some(argv[1].parse().unwrap()),
         "hang" => {
@@ -379,7 +390,7 @@ fn outcome() -> RunOutcome {
         mount: Duration::from_millis(1),
         start: Duration::from_millis(2),
         first_output: None,
-        memory_peak_bytes: None,
+        used: Used::default(),
         figures: CacheFigures { memory_hits: 3, memory_bytes: 30, ..CacheFigures::default() },
         account: None,
         trace: TraceUse::None,

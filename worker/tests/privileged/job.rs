@@ -25,7 +25,7 @@ use sway_worker::job::output::OutputLog;
 use sway_worker::job::{
     Go, Lower, MountedDataset, Overlays, Rootfs, RunOutcome, RunRequest, Runner, RunnerConfig,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Nothing in these tests takes that long; where it does, something hangs.
@@ -223,7 +223,8 @@ impl Bench {
         let output = Arc::new(OutputLog::create(&path, limits.output_bytes).unwrap());
         let (leave, go) = oneshot::channel();
         let archive = self.archive(run_id);
-        leave.send(Go { run_id, stdin, output: Arc::clone(&output), archive }).unwrap();
+        let usage = watch::Sender::default();
+        leave.send(Go { run_id, stdin, output: Arc::clone(&output), usage, archive }).unwrap();
         let job_id = format!("job-{run_id}");
         let request = RunRequest { job_id, spec, limits, mount, datasets, go, cancel, started };
         let outcome = tokio::time::timeout(PATIENCE, self.runner.run(request)).await.unwrap();

@@ -150,7 +150,7 @@ pub(crate) async fn store_image(fileserver: &FileserverHandle) {
 /// The same with a file that tells its version.
 async fn store_version(fileserver: &FileserverHandle, version: &str) {
     let root = tempfile::tempdir().unwrap();
-    for program in ["sh", "cat", "sleep", "id", "seq", "head", "true"] {
+    for program in ["sh", "cat", "sleep", "id", "seq", "head", "tr", "true"] {
         let path = ["/bin", "/usr/bin"].map(|dir| Path::new(dir).join(program));
         let path = path.iter().find(|path| path.exists()).unwrap();
         copy(path, root.path());
@@ -332,6 +332,38 @@ async fn output_arrives_while_the_job_runs_and_input_reaches_it() {
     let (fed, ()) = futures::join!(jobs.send_stdin(&job.id, sent), talk);
     fed.unwrap();
     assert_eq!(client.jobs().run(&job.id).await.unwrap().exit_code, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_job_uses_is_told_while_it_runs_and_kept_with_its_run() {
+    const HELD: i64 = 20 << 20;
+    let site = Site::start().await;
+    let client = site.client();
+    // A shell that holds a text of 20 MiB, sleeps, and counts for a second and a half.
+    let mut spec = script(&format!(
+        "held=$(head -c {HELD} /dev/zero | tr '\\0' x); sleep 1.2; echo held; \
+         while :; do :; done"
+    ));
+    spec.limits.timeout_ms = Some(6_000);
+    spec.limits.cpus_milli = Some(500);
+    let job = client.jobs().submit(&spec).await.unwrap();
+    let mut events = client.jobs().events(&job.id, None);
+    let mut used = Vec::new();
+    while let Some(event) = tokio::time::timeout(PATIENCE, events.next()).await.unwrap() {
+        if let (_, JobEvent::Usage(usage)) = event.unwrap() {
+            used.push(usage);
+        }
+    }
+    assert!((4..=14).contains(&used.len()), "about two a second: {used:?}");
+    assert!(used.is_sorted_by_key(|usage| (usage.elapsed_ms, usage.cpu_ms)), "{used:?}");
+    assert!(used.iter().any(|usage| usage.memory_bytes >= HELD.unsigned_abs()), "{used:?}");
+    let run = client.jobs().run(&job.id).await.unwrap();
+    assert_eq!(run.cause, Some(Cause::Timeout));
+    assert!(run.memory_peak_bytes.unwrap() >= HELD, "{run:?}");
+    let (cpu_ms, peak) = (run.cpu_ms.unwrap(), run.cpus_peak_milli.unwrap());
+    assert_eq!(used.last().unwrap().cpu_ms, cpu_ms.unsigned_abs());
+    // The quota is half a CPU in each tenth of a second, one of which may count twice.
+    assert!((200..=3_600).contains(&cpu_ms) && (200..=700).contains(&peak), "{cpu_ms} {peak}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
