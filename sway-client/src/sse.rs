@@ -93,11 +93,10 @@ mod tests {
                     events.push(event);
                 }
             }
-            assert_eq!(events, [
-                event(Some("7"), "{\"a\":1}"),
-                event(Some("8"), "é\ny"),
-                event(None, "z"),
-            ]);
+            assert_eq!(
+                events,
+                [event(Some("7"), "{\"a\":1}"), event(Some("8"), "é\ny"), event(None, "z"),]
+            );
         }
     }
 

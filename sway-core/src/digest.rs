@@ -45,6 +45,13 @@ impl Digest {
     }
 }
 
+crate::name::text_schema!(
+    Digest,
+    "^[0-9a-f]{40}$",
+    "2c26b46b68ffc68ff99b453c1d30413413422d70",
+    "SHA-1 of the uncompressed content."
+);
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use crate::job::{JobFile, SpecError, is_relative_path};
 
@@ -25,7 +26,7 @@ const NAME_LEN_MAX: usize = 255;
 const INPUT_VERSION: &str = "v1";
 
 /// A function to call.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Handler {
     /// Who calls it.
@@ -40,7 +41,7 @@ pub struct Handler {
 }
 
 /// Languages of handlers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Runtime {
     /// `def handler(event, context)`.
@@ -163,7 +164,7 @@ fn check_input(text: &str) -> Result<(), String> {
 }
 
 /// How a handler answered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Answer {
     /// JSON text of what it returned; none where it failed.

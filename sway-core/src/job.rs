@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::handler::Handler;
 use crate::name::{DatasetName, ImageName};
 
 /// A request to run something in an image.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JobSpec {
     /// The image to run in; the worker's default for such a program where absent.
@@ -71,7 +72,7 @@ impl JobSpec {
 }
 
 /// Data that a job reads: a file tree on the fileserver, as an image is one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Dataset {
     /// Its name below `/data`. Where absent, it is `/data` itself: for a folder that comes alone.
@@ -87,7 +88,7 @@ pub struct Dataset {
 pub const DATASETS_MAX: usize = 16;
 
 /// What a dataset is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DatasetKind {
     /// One file: the only entry of its manifest's root.
@@ -97,7 +98,7 @@ pub enum DatasetKind {
 }
 
 /// Limits of `/output` that a caller asks for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OutputRequest {
     /// Bytes of all files together.
@@ -112,7 +113,7 @@ pub struct OutputRequest {
 }
 
 /// Limits of `/output` that hold for a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OutputLimits {
     /// Bytes of all files together.
     pub bytes: u64,
@@ -147,7 +148,7 @@ impl OutputLimits {
 }
 
 /// What a job runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
 pub enum Program {
     /// One file, placed in the image's working directory under its own name.
@@ -186,13 +187,14 @@ impl Program {
 }
 
 /// A file that the caller sends along.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JobFile {
     /// Relative path, parts joined by `/`, without `.` and `..`.
     pub path: String,
     /// Its bytes, base64 in JSON.
     #[serde(with = "base64_bytes")]
+    #[schema(value_type = String, content_encoding = "base64")]
     pub content: Vec<u8>,
     /// Whether it may be executed.
     #[serde(default)]
@@ -224,7 +226,7 @@ pub mod base64_bytes {
 }
 
 /// What a job can reach.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Network {
     /// Nothing: an empty network namespace.
@@ -236,7 +238,7 @@ pub enum Network {
 }
 
 /// Limits that a caller asks for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LimitsRequest {
     /// Wall-clock time from the start of the job's process, in milliseconds.
@@ -260,7 +262,7 @@ pub struct LimitsRequest {
 }
 
 /// Limits that hold for a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Limits {
     /// Wall-clock time from the start of the job's process, in milliseconds.
     pub timeout_ms: u64,
@@ -498,7 +500,7 @@ pub(crate) fn is_relative_path(path: &str) -> bool {
 }
 
 /// Where a job stands. The moves are in [`JobState::may_become`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
     /// Waits for an owner's decision.
@@ -554,7 +556,7 @@ impl JobState {
 }
 
 /// Why a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// The program ended by itself, or was killed from within.

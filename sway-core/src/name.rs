@@ -73,12 +73,31 @@ macro_rules! text_type {
     };
 }
 
+/// Describes a name in OpenAPI documents.
+macro_rules! text_schema {
+    ($type:ident, $pattern:expr, $example:literal, $description:literal) => {
+        impl utoipa::PartialSchema for $type {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+                utoipa::openapi::Object::builder()
+                    .schema_type(utoipa::openapi::schema::Type::String)
+                    .pattern(Some($pattern))
+                    .examples([$example])
+                    .description(Some($description))
+                    .into()
+            }
+        }
+        impl utoipa::ToSchema for $type {}
+    };
+}
+pub(crate) use text_schema;
+
 /// A user: 1 to 128 letters, digits, and `.` `_` `-` `+` `@`, so that e-mail addresses work.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct UserName(String);
 
 text_type!(UserName);
+text_schema!(UserName, "^[A-Za-z0-9._+@-]{1,128}$", "ada", "Not of dots alone.");
 
 impl UserName {
     /// The user of shared images.
@@ -131,6 +150,16 @@ pub struct ImageName {
     /// The manifest that the name must lead to.
     pub digest: Option<Digest>,
 }
+
+text_schema!(
+    ImageName,
+    concat!(
+        "^([A-Za-z0-9._+@-]{1,128}/)?[a-z0-9]+([._-][a-z0-9]+)*",
+        "(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@(sha1:)?[0-9a-f]{40})?$"
+    ),
+    "ada/scipy:1.2",
+    "`[user/]name[:tag][@digest]`; without a user the caller's own, then the library's."
+);
 
 impl ImageName {
     /// The tag to look for.
@@ -251,6 +280,13 @@ pub struct DatasetName {
     /// The name.
     pub name: String,
 }
+
+text_schema!(
+    DatasetName,
+    "^([A-Za-z0-9._+@-]{1,128}/)?[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
+    "ada/weather",
+    "`[user/]name`; without a user the caller's own."
+);
 
 impl DatasetName {
     /// The name that a dataset has by its content.

@@ -102,6 +102,7 @@ fn the_core_depends_on_nothing_that_does_io() {
         "sha2",
         "tar",
         "thiserror",
+        "utoipa",
         "zstd",
     ];
     let text = fs::read_to_string(root().join("sway-core/Cargo.toml")).unwrap();

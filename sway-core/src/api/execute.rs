@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
+use utoipa::openapi::schema::{AdditionalProperties, Object, SchemaType, Type};
 
 use crate::api::jobs::RunView;
 use crate::handler::{Handler, Runtime};
@@ -11,7 +13,7 @@ use crate::job::{JobFile, JobSpec, LimitsRequest, Network, Program, SpecError};
 use crate::name::ImageName;
 
 /// Body of `POST /execute`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExecuteRequest {
     /// Module and function, such as `main.handler`.
@@ -23,6 +25,7 @@ pub struct ExecuteRequest {
     #[serde(default)]
     pub files: Vec<JobFile>,
     /// `{"version": "v1", "context": {…}, "event": …}`, at most 1 MiB.
+    #[schema(schema_with = input_schema)]
     pub input: Box<RawValue>,
     /// Its language.
     #[serde(default)]
@@ -39,6 +42,20 @@ pub struct ExecuteRequest {
     /// Added to the image's environment.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+}
+
+/// The form of [`ExecuteRequest::input`].
+fn input_schema() -> Object {
+    let context = Object::builder().schema_type(SchemaType::Array(vec![Type::Object, Type::Null]));
+    Object::builder()
+        .schema_type(Type::Object)
+        .property("version", Object::builder().schema_type(Type::String).enum_values(Some(["v1"])))
+        .property("context", context)
+        .property("event", Object::builder().schema_type(SchemaType::AnyValue))
+        .required("version")
+        .required("event")
+        .additional_properties(Some(AdditionalProperties::FreeForm(false)))
+        .build()
 }
 
 impl ExecuteRequest {
@@ -65,9 +82,10 @@ impl ExecuteRequest {
 }
 
 /// Answer of `POST /execute`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Executed {
     /// What the handler returned; null where it failed.
+    #[schema(value_type = Value)]
     pub result: Option<Box<RawValue>>,
     /// What it wrote to stdout and stderr, and logged, in order.
     pub logs: String,

@@ -1,6 +1,7 @@
 //! The worker's native API.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::digest::Digest;
 use crate::handler::Answer;
@@ -15,7 +16,7 @@ pub const JOB_BODY_LEN_MAX: usize = 64 << 20;
 pub const USER_HEADER: &str = "x-sway-user";
 
 /// A job, as told to its user.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct JobView {
     /// Short and typeable; unique prefixes are accepted wherever an id is.
     pub id: String,
@@ -44,7 +45,7 @@ pub struct JobView {
 }
 
 /// A dataset of a job, and what its name led to when the job was submitted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DatasetView {
     /// Its name below `/data`; where absent, it is `/data` itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,14 +59,14 @@ pub struct DatasetView {
 }
 
 /// Answer of `GET /v1/jobs/{id}/outputs`: what its latest run left in `/output`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OutputFiles {
     /// Folders before what they hold.
     pub files: Vec<OutputFile>,
 }
 
 /// An entry of `/output`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OutputFile {
     /// From `/output`; invalid UTF-8 replaced.
     pub path: String,
@@ -76,7 +77,7 @@ pub struct OutputFile {
 }
 
 /// What an entry of `/output` is; nothing else is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OutputKind {
     /// A regular file.
@@ -88,7 +89,7 @@ pub enum OutputKind {
 }
 
 /// One execution of a job: a row of the run log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RunView {
     /// Number of the run.
     pub id: i64,
@@ -210,7 +211,7 @@ impl RunView {
 }
 
 /// How the start of a run used a trace.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TraceUse {
     /// Its pages were put into the kernel's cache.
@@ -243,7 +244,7 @@ pub const RECORD_LABEL: (&str, &str) = ("sway.trace", "record");
 
 /// Body of `POST /v1/traces`: prepare an image for cold starts. Its trace is derived from what is
 /// known of the same contents; then its command is run once, and what that touches is recorded.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TraceRequest {
     /// The image.
@@ -264,14 +265,14 @@ pub struct TraceRequest {
 }
 
 /// Answer of `POST /v1/traces`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TraceAnswer {
     /// The image's manifest.
     pub manifest: Digest,
 }
 
 /// Answer of `GET /v1/jobs`: newest first.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct JobList {
     /// The page.
     pub jobs: Vec<JobView>,
@@ -281,7 +282,7 @@ pub struct JobList {
 }
 
 /// Answer of `GET /v1/runs`: newest first.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RunList {
     /// The page.
     pub runs: Vec<RunView>,
@@ -291,14 +292,14 @@ pub struct RunList {
 }
 
 /// Answer of `GET /v1/images`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ImageList {
     /// Sorted by name.
     pub images: Vec<ImageView>,
 }
 
 /// An image that the caller can run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ImageView {
     /// Name with user and tag.
     pub name: ImageName,
@@ -309,7 +310,7 @@ pub struct ImageView {
 }
 
 /// What a job uses at a moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Usage {
     /// Since the start of its process.
     pub elapsed_ms: u64,
@@ -320,7 +321,7 @@ pub struct Usage {
 }
 
 /// Which stream a frame of output belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OutputStream {
     /// Standard output.
@@ -332,7 +333,7 @@ pub enum OutputStream {
 /// One event of `GET /v1/jobs/{id}/logs` (server-sent events; the event's name is the variant's,
 /// its id a running number for `Last-Event-ID`, where
 /// it has one).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", tag = "event")]
 pub enum JobEvent {
     /// The job's state changed.
@@ -346,6 +347,7 @@ pub enum JobEvent {
         stream: OutputStream,
         /// The bytes, base64.
         #[serde(with = "base64_bytes")]
+        #[schema(value_type = String, content_encoding = "base64")]
         data: Vec<u8>,
     },
     /// Output beyond the limit was dropped from here on.

@@ -8,8 +8,11 @@ use sway_server::error::Json;
 
 use super::App;
 use super::compat::{MEMORY_MIB_MAX, TIMEOUT_S_MAX};
+use super::openapi::Guarded;
 
 /// For load balancers: the worker answers, and these are its numbers.
+#[utoipa::path(get, path = "/healthz", tag = "worker", security(()),
+    responses((status = 200, description = "It works.", body = Object)))]
 pub(super) async fn healthz(State(app): State<App>) -> Json<Value> {
     let (waiting, running) = app.queue.counts();
     Json(json!({
@@ -35,7 +38,9 @@ pub(super) async fn health(app: &App) -> Json<Value> {
     }))
 }
 
-/// Prometheus' text format.
+/// Figures in Prometheus' text format.
+#[utoipa::path(get, path = "/metrics", tag = "worker",
+    responses((status = 200, description = "Since the worker's start.", body = String), Guarded))]
 #[expect(clippy::cast_precision_loss, reason = "gauges are floats; jobs are few")]
 pub(super) async fn metrics(State(app): State<App>) -> impl IntoResponse {
     let (waiting, running) = app.queue.counts();

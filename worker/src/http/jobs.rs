@@ -15,8 +15,10 @@ use sway_core::api::jobs::{JobEvent, JobList, JobView};
 use sway_core::job::{JobSpec, JobState};
 use sway_server::error::{Json, Path, Query, ServerError};
 use sway_server::guard::Identity;
+use utoipa::IntoParams;
 
 use super::bodies::BodyPermit;
+use super::openapi::{Guarded, Named, Submitted};
 use super::whole::with_outputs;
 use super::{App, scope};
 use crate::db::JobFilter;
@@ -28,14 +30,24 @@ pub(super) const PAGE_LEN_MAX: u32 = 1000;
 /// Between comments that show a silent stream to be alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SubmitQuery {
+    /// Answer when the job has ended.
     #[serde(default)]
     wait: bool,
 }
 
-/// 202 with the job, or with `?wait=true` 200 with how it ended, its outputs included.
+/// Takes a job: 202, or with `?wait=true` 200 with how it ended, its outputs included.
+#[utoipa::path(post, path = "/v1/jobs", tag = "jobs", request_body = JobSpec,
+    params(SubmitQuery, ("idempotency-key" = Option<String>, Header, min_length = 1,
+        max_length = 200, description = "The same request under the same key makes one job")),
+    responses((status = 202, description = "It is on record.", body = JobView,
+            headers(("location" = String, description = "The job"))),
+        (status = 200, description = "It has ended.", body = JobView,
+            headers(("location" = String, description = "The job"))),
+        Guarded, Submitted))]
 pub(super) async fn submit(
     State(app): State<App>,
     identity: Identity,
@@ -62,16 +74,24 @@ pub(super) async fn submit(
     Ok((location, answer).into_response())
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
+    /// Everybody's: for the operator alone.
     #[serde(default)]
     all: bool,
+    /// In this state.
     state: Option<JobState>,
+    /// `next_before` of the page before.
     before: Option<i64>,
+    /// At most so many, 100 by default; at most 1000.
     limit: Option<u32>,
 }
 
+/// Jobs, newest first.
+#[utoipa::path(get, path = "/v1/jobs", tag = "jobs", params(ListQuery),
+    responses((status = 200, description = "A page of them.", body = JobList), Guarded))]
 pub(super) async fn list(
     State(app): State<App>,
     identity: Identity,
@@ -86,13 +106,19 @@ pub(super) async fn list(
     Ok(Json(app.queue.jobs(filter).await?))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AllQuery {
+    /// Look among everybody's: for the operator alone.
     #[serde(default)]
     pub(super) all: bool,
 }
 
+/// One job, with its latest run.
+#[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs",
+    params(AllQuery, ("id" = String, Path, description = "The job's id, or the beginning of it")),
+    responses((status = 200, description = "The job.", body = JobView), Guarded, Named))]
 pub(super) async fn show(
     State(app): State<App>,
     identity: Identity,
@@ -102,6 +128,10 @@ pub(super) async fn show(
     Ok(Json(app.queue.job(&id, &scope(&identity, query.all)?).await?))
 }
 
+/// Ends a job, and tells what became of it.
+#[utoipa::path(post, path = "/v1/jobs/{id}/cancel", tag = "jobs",
+    params(AllQuery, ("id" = String, Path, description = "The job's id, or the beginning of it")),
+    responses((status = 200, description = "It has ended.", body = JobView), Guarded, Named))]
 pub(super) async fn cancel(
     State(app): State<App>,
     identity: Identity,
@@ -112,6 +142,11 @@ pub(super) async fn cancel(
 }
 
 /// The job's events from the one after `Last-Event-ID` on, each sent as soon as it happens.
+#[utoipa::path(get, path = "/v1/jobs/{id}/logs", tag = "jobs",
+    params(AllQuery, ("id" = String, Path, description = "The job's id, or the beginning of it"),
+        ("last-event-id" = Option<u64>, Header, description = "The last event that was seen")),
+    responses((status = 200, description = "Server-sent events until its end; each one's data is \
+        a JobEvent.", body = JobEvent, content_type = "text/event-stream"), Guarded, Named))]
 pub(super) async fn logs(
     State(app): State<App>,
     identity: Identity,
@@ -145,6 +180,11 @@ pub(super) async fn logs(
 
 /// The body becomes the job's standard input as it arrives; its end is the input's end. Answers
 /// when the job has taken it all, or takes no more.
+#[utoipa::path(post, path = "/v1/jobs/{id}/stdin", tag = "jobs",
+    params(AllQuery, ("id" = String, Path, description = "The job's id, or the beginning of it")),
+    request_body(content = [u8], content_type = "application/octet-stream"),
+    responses((status = 204, description = "The job has it all, or takes no more."),
+        Guarded, Named))]
 pub(super) async fn stdin(
     State(app): State<App>,
     identity: Identity,

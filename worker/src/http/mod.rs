@@ -9,6 +9,7 @@ mod error;
 mod health;
 mod jobs;
 mod libraries;
+mod openapi;
 mod outputs;
 mod pages;
 mod runs;
@@ -18,19 +19,22 @@ mod whole;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
-use axum::routing::{get, post, put};
+use axum::routing::get;
+use axum::{Extension, Router};
 use sway_core::api::jobs::JOB_BODY_LEN_MAX;
 use sway_server::error::ServerError;
 use sway_server::guard::{Guard, GuardOptions, Identity, OPERATOR, protect};
 use sway_server::telemetry::Metrics;
 use sway_server::token::Token;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
+use utoipa_axum::routes;
 
 use self::bodies::Bodies;
 pub use self::compat::Uploads;
 pub use self::libraries::Libraries;
+use self::openapi::Document;
 use crate::account::Accounts;
 use crate::db::Scope;
 use crate::queue::Queue;
@@ -68,36 +72,44 @@ pub struct Access {
     pub open: bool,
 }
 
+/// What needs no token on an open worker: the requests of other systems' clients.
+const OPEN_PATHS: [&str; 4] = ["/", "/run", "/execute", "/batch-upload"];
+
 /// All routes.
 pub fn router(app: App, access: Access) -> Router {
     let permit = middleware::from_fn_with_state(Bodies::new(), bodies::permit_body);
     let permits: [_; 4] = std::array::from_fn(|_| permit.clone());
     let [for_traces, for_run, for_execute, for_uploads] = permits;
-    let routes = Router::new()
-        .route("/v1/jobs", post(jobs::submit).layer(permit).get(jobs::list))
-        .route("/v1/traces", post(traces::prepare).layer(for_traces))
-        .route("/run", post(compat::run).layer(for_run))
-        .route("/execute", post(compat::execute).layer(for_execute))
-        .route("/batch-upload", put(compat::upload).layer(for_uploads))
-        .route("/v1/jobs/{id}", get(jobs::show))
-        .route("/v1/jobs/{id}/logs", get(jobs::logs))
-        .route("/v1/jobs/{id}/cancel", post(jobs::cancel))
-        .route("/v1/jobs/{id}/outputs", get(outputs::list))
-        .route("/v1/jobs/{id}/outputs/{*path}", get(outputs::show))
+    // Whatever is for programs is described where it is handled: `routes!` takes nothing else.
+    let (routes, described) = OpenApiRouter::new()
+        .routes(routes!(jobs::submit).layer(permit))
+        .routes(routes!(jobs::list))
+        .routes(routes!(traces::prepare).layer(for_traces))
+        .routes(routes!(compat::run).layer(for_run))
+        .routes(routes!(compat::execute).layer(for_execute))
+        .routes(routes!(compat::upload).layer(for_uploads))
+        .routes(routes!(jobs::show))
+        .routes(routes!(jobs::logs))
+        .routes(routes!(jobs::cancel))
+        .routes(routes!(outputs::list))
+        .routes(routes!(outputs::show))
         .layer(DefaultBodyLimit::max(JOB_BODY_LEN_MAX))
-        .route(
-            "/v1/jobs/{id}/stdin",
-            // Streamed with back pressure: its length needs no limit.
-            post(jobs::stdin).layer(DefaultBodyLimit::disable()),
-        )
-        .route("/v1/runs", get(runs::list))
-        .route("/v1/runs/{id}", get(runs::show))
-        .route("/v1/images", get(runs::images))
-        .route("/stats", get(runs::stats))
-        .route("/healthz", get(health::healthz))
-        .route("/metrics", get(health::metrics))
-        .route("/", get(pages::root))
-        .route("/run/{id}", get(pages::run))
+        // Streamed with back pressure: its length needs no limit.
+        .routes(routes!(jobs::stdin).layer(DefaultBodyLimit::disable()))
+        .routes(routes!(runs::list))
+        .routes(routes!(runs::show))
+        .routes(routes!(runs::images))
+        .routes(routes!(runs::stats))
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::metrics))
+        .routes(routes!(openapi::show))
+        .routes(routes!(pages::root))
+        .routes(routes!(pages::run))
+        .split_for_parts();
+    let open_paths: &[&str] = if access.open { &OPEN_PATHS } else { &[] };
+    let document = Document::new(described, open_paths);
+    let routes = routes
+        .layer(Extension(document))
         .route(pages::STYLE_PATH, get(pages::style))
         .fallback(async || ServerError::not_found("no_such_route", "there is no such route"))
         .method_not_allowed_fallback(async || {
@@ -114,7 +126,7 @@ pub fn router(app: App, access: Access) -> Router {
     options.open = access.open;
     options.public.push(pages::STYLE_PATH);
     if access.open {
-        options.open_paths.extend(["/", "/run", "/execute", "/batch-upload"]);
+        options.open_paths.extend(OPEN_PATHS);
     } else {
         // Health for programs, a form for people: nothing of any run.
         options.public.push("/");

@@ -12,23 +12,30 @@ use sway_server::error::{Json, Path, Query, ServerError};
 use sway_server::guard::Identity;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio_util::io::ReaderStream;
+use utoipa::{IntoParams, ToSchema};
 
+use super::jobs::AllQuery;
+use super::openapi::{Guarded, Named};
 use super::{App, scope};
 use crate::queue::OutputBytes;
 
 /// Bytes of an answer that are read at a time.
 const PIECE_LEN: usize = 128 << 10;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct OutputsQuery {
+    /// Look among everybody's: for the operator alone.
     #[serde(default)]
     all: bool,
+    /// The listing, or everything.
     #[serde(default)]
+    #[param(inline)]
     format: Format,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Format {
     #[default]
@@ -36,7 +43,12 @@ enum Format {
     Tar,
 }
 
-/// The listing, or with `?format=tar` everything.
+/// What a job left in `/output`: the listing, or with `?format=tar` everything.
+#[utoipa::path(get, path = "/v1/jobs/{id}/outputs", tag = "jobs",
+    params(OutputsQuery, ("id" = String, Path, description = "The job's id, or the beginning of it")),
+    responses((status = 200, description = "What there is.",
+        content((OutputFiles = "application/json"), (String = "application/x-tar"))),
+        Guarded, Named))]
 pub(super) async fn list(
     State(app): State<App>,
     identity: Identity,
@@ -50,12 +62,16 @@ pub(super) async fn list(
     }
 }
 
-/// One file.
+/// One file that a job left in `/output`.
+#[utoipa::path(get, path = "/v1/jobs/{id}/outputs/{*path}", tag = "jobs",
+    params(AllQuery, ("id" = String, Path, description = "The job's id, or the beginning of it"), ("path" = String, Path, description = "From `/output`; with slashes")),
+    responses((status = 200, description = "Its bytes.", body = [u8],
+        content_type = "application/octet-stream"), Guarded, Named))]
 pub(super) async fn show(
     State(app): State<App>,
     identity: Identity,
     Path((id, path)): Path<(String, String)>,
-    Query(query): Query<super::jobs::AllQuery>,
+    Query(query): Query<AllQuery>,
 ) -> Result<Response, ServerError> {
     let outputs = app.queue.outputs(&id, &scope(&identity, query.all)?).await?;
     answer(outputs.file(&path).await?, "application/octet-stream").await

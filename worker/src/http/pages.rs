@@ -17,12 +17,15 @@ use axum::{Form, Router, routing::post};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
+use sway_core::api::error::ErrorBody;
 use sway_core::api::jobs::{RunList, RunView, TraceUse};
 use sway_core::job::Cause;
 use sway_server::error::{Path, Query, ServerError, in_time};
 use sway_server::guard::{ANONYMOUS, Identity};
 use sway_server::token::Token;
+use utoipa::IntoParams;
 
+use super::openapi::Guarded;
 use super::{App, health};
 use crate::db::{RunFilter, Scope};
 use crate::queue::{FoundRun, may_go_on};
@@ -42,13 +45,19 @@ const BEGINNING: &str = "<p class=\"notice\">This is its first MiB; \
 /// Runs on one page of the list.
 const PAGE_LEN: u32 = 50;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
+    /// What the page's runs contain.
     q: Option<String>,
+    /// The page's runs are older than this one.
     before: Option<i64>,
 }
 
 /// `GET /`: health for programs; for browsers the runs, or a form that asks for the token.
+#[utoipa::path(get, path = "/", tag = "worker", security((), ("token" = [])), params(ListQuery),
+    responses((status = 200, description = "It works.",
+        content((Object = "application/json"), (String = "text/html"))), Guarded))]
 pub(super) async fn root(
     State(app): State<App>,
     identity: Option<Identity>,
@@ -73,7 +82,12 @@ pub(super) async fn root(
     Ok(page(StatusCode::OK, "Runs", &list_page(&runs, search.as_deref().unwrap_or_default())))
 }
 
-/// `GET /run/{n or job id}`, with the beginnings of the outputs.
+/// The page of a run, with the beginnings of its outputs.
+#[utoipa::path(get, path = "/run/{id}", tag = "runs",
+    params(("id" = String, Path, description = "Its number, or its job's id")),
+    responses((status = 200, description = "The page.", body = String, content_type = "text/html"),
+        (status = 404, description = "There is none.", body = String, content_type = "text/html"),
+        (status = 409, description = "The id stands for several.", body = ErrorBody), Guarded))]
 pub(super) async fn run(
     State(app): State<App>,
     identity: Identity,

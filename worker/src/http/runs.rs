@@ -6,8 +6,10 @@ use serde::Deserialize;
 use sway_core::api::jobs::{ImageList, RunList, RunView};
 use sway_server::error::{Json, Path, Query, ServerError};
 use sway_server::guard::Identity;
+use utoipa::IntoParams;
 
 use super::jobs::{AllQuery, PAGE_LEN, PAGE_LEN_MAX};
+use super::openapi::{FromFileserver, Guarded, Named};
 use super::whole::with_outputs;
 use super::{App, scope};
 use crate::db::RunFilter;
@@ -18,13 +20,18 @@ const STATS_OUTPUT_LEN: u32 = 64 << 10;
 /// Bytes of all their standard outputs together, and of all their standard errors.
 const STATS_OUTPUTS_LEN: u32 = 8 << 20;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
+    /// Everybody's: for the operator alone.
     #[serde(default)]
     all: bool,
+    /// `next_before` of the page before.
     before: Option<i64>,
+    /// At most so many, 100 by default; at most 1000.
     limit: Option<u32>,
+    /// What file name, user, image or job id contain.
     q: Option<String>,
 }
 
@@ -40,6 +47,9 @@ impl ListQuery {
     }
 }
 
+/// Runs, newest first, without outputs.
+#[utoipa::path(get, path = "/v1/runs", tag = "runs", params(ListQuery),
+    responses((status = 200, description = "A page of them.", body = RunList), Guarded))]
 pub(super) async fn list(
     State(app): State<App>,
     identity: Identity,
@@ -49,6 +59,9 @@ pub(super) async fn list(
 }
 
 /// One run with its whole outputs.
+#[utoipa::path(get, path = "/v1/runs/{id}", tag = "runs",
+    params(AllQuery, ("id" = String, Path, description = "Its number, or its job's id")),
+    responses((status = 200, description = "The run.", body = RunView), Guarded, Named))]
 pub(super) async fn show(
     State(app): State<App>,
     identity: Identity,
@@ -61,6 +74,8 @@ pub(super) async fn show(
 
 /// The runs as an array, newest first, with the beginnings of their outputs: the shape that
 /// users of tinycontainerruntime read.
+#[utoipa::path(get, path = "/stats", tag = "runs", params(ListQuery),
+    responses((status = 200, description = "Runs.", body = Vec<RunView>), Guarded))]
 pub(super) async fn stats(
     State(app): State<App>,
     identity: Identity,
@@ -71,6 +86,10 @@ pub(super) async fn stats(
     Ok(Json(app.queue.runs(filter).await?.runs))
 }
 
+/// The images that the caller can run.
+#[utoipa::path(get, path = "/v1/images", tag = "images",
+    responses((status = 200, description = "Sorted by name.", body = ImageList), Guarded,
+        FromFileserver))]
 pub(super) async fn images(
     State(app): State<App>,
     identity: Identity,

@@ -7,9 +7,13 @@ use sway_server::error::{Json, ServerError};
 use sway_server::guard::Identity;
 
 use super::App;
+use super::openapi::{Guarded, Submitted};
 use crate::trace::{Deferred, PrepareError};
 
-/// 202 as soon as the image is found; the work follows.
+/// Prepares an image for its first start: 202 as soon as the image is found; the work follows.
+#[utoipa::path(post, path = "/v1/traces", tag = "images", request_body = TraceRequest,
+    responses((status = 202, description = "The image is found.", body = TraceAnswer),
+        Guarded, Submitted))]
 pub(super) async fn prepare(
     State(app): State<App>,
     identity: Identity,

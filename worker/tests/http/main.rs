@@ -8,6 +8,7 @@ mod access;
 mod compat;
 mod jobs;
 mod logs;
+mod openapi;
 mod outputs;
 mod pages;
 mod restart;

@@ -15,8 +15,8 @@ use sway_core::job::{Cause, JobFile, JobSpec, Program};
 use sway_server::token::Token;
 use sway_worker::account::CacheFigures;
 use sway_worker::config::Config;
-use sway_worker::job::{RunOutcome, Used};
 use sway_worker::job::archive::Packed;
+use sway_worker::job::{RunOutcome, Used};
 use sway_worker::queue::{RunJob, RunOrder};
 use tokio_util::sync::CancellationToken;
 

@@ -9,9 +9,13 @@ use sway_server::guard::Identity;
 
 use super::{App, Ended, answer, ended};
 use crate::http::bodies::BodyPermit;
+use crate::http::openapi::{Guarded, Submitted};
 use crate::queue::QueueError;
 
-/// `POST /execute`.
+/// Calls a function once, in `SRaaS`'s envelope.
+#[utoipa::path(post, path = "/execute", tag = "other systems", request_body = ExecuteRequest,
+    responses((status = 200, description = "It has ended, however.", body = Executed,
+        headers(("x-sway-run" = i64, description = "The run's number"))), Guarded, Submitted))]
 pub(in crate::http) async fn execute(
     State(app): State<App>,
     identity: Identity,

@@ -20,12 +20,15 @@ use sway_core::api::jobs::RunView;
 use sway_core::job::JobSpec;
 use sway_server::error::{Json, ServerError};
 use sway_server::guard::Identity;
+use utoipa::openapi::{OneOf, RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
-pub(super) use self::handler::execute;
+pub(super) use self::handler::{__path_execute, execute};
 pub(super) use self::pyrunner::{MEMORY_MIB_MAX, TIMEOUT_S_MAX};
-pub(super) use self::tinycontainer::upload;
+pub(super) use self::tinycontainer::{__path_upload, upload};
 pub use self::uploads::Uploads;
 use super::bodies::BodyPermit;
+use super::openapi::{Guarded, Submitted};
 use super::whole::with_outputs;
 use super::{App, scope};
 use crate::queue::{FoundRun, QueueError};
@@ -33,7 +36,11 @@ use crate::queue::{FoundRun, QueueError};
 /// The run's number, in every answer that tells of one.
 const RUN_HEADER: &str = "x-sway-run";
 
-/// `POST /run`: the fields tell whose form it is.
+/// Runs code (`code`, as `PyRunner` does) or a script that was sent by `PUT /batch-upload` (`FileName`,
+/// as tinycontainerruntime does).
+#[utoipa::path(post, path = "/run", tag = "other systems", request_body = RunRequest,
+    responses((status = 200, description = "It has ended, however.", body = RunAnswer,
+        headers(("x-sway-run" = i64, description = "The run's number"))), Guarded, Submitted))]
 pub(super) async fn run(
     State(app): State<App>,
     identity: Identity,
@@ -47,6 +54,31 @@ pub(super) async fn run(
         (false, false) => Err(form_unknown("neither code nor FileName is given")),
     }
 }
+
+/// The body of `POST /run`. Its fields are checked one by one, so that there is no type of it.
+struct RunRequest;
+
+impl PartialSchema for RunRequest {
+    fn schema() -> RefOr<Schema> {
+        OneOf::builder().item(pyrunner::request()).item(tinycontainer::request()).into()
+    }
+}
+
+impl ToSchema for RunRequest {}
+
+/// And its answer.
+struct RunAnswer;
+
+impl PartialSchema for RunAnswer {
+    fn schema() -> RefOr<Schema> {
+        OneOf::builder()
+            .item(pyrunner::Snippet::schema())
+            .item(tinycontainer::Script::schema())
+            .into()
+    }
+}
+
+impl ToSchema for RunAnswer {}
 
 fn form_unknown(message: &str) -> ServerError {
     ServerError::bad_request("bad_form", message).hint(

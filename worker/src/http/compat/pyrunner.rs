@@ -1,5 +1,6 @@
 //! `PyRunner`'s form: code in, outputs and a status out.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use axum::response::{IntoResponse as _, Response};
@@ -7,8 +8,12 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use sway_core::api::jobs::{OutputStream, RunView};
 use sway_core::job::{Cause, JobFile, JobSpec, Limits, LimitsRequest, Program};
+use sway_core::name::ImageName;
 use sway_server::error::{Json, ServerError};
 use sway_server::guard::Identity;
+use utoipa::ToSchema;
+use utoipa::openapi::schema::{AdditionalProperties, SchemaType, Type};
+use utoipa::openapi::{Object, Ref};
 
 use super::fields::{Fields, InvalidFields};
 use super::traceback::summary;
@@ -26,8 +31,34 @@ pub(in crate::http) const TIMEOUT_S_MAX: u64 = 300;
 pub(in crate::http) const MEMORY_MIB_MAX: u64 = 2048;
 const MEMORY_MIB_MIN: u64 = 64;
 
-#[derive(Debug, Default, Serialize)]
-struct Snippet {
+/// The body of a request.
+pub(super) fn request() -> Object {
+    let whole = |range: RangeInclusive<u64>, default: u64, what: &str| {
+        Object::builder()
+            .schema_type(SchemaType::Array(vec![Type::Integer, Type::Null]))
+            .minimum(Some(*range.start()))
+            .maximum(Some(*range.end()))
+            .default(Some(default.into()))
+            .description(Some(what))
+    };
+    let code = Object::builder().schema_type(Type::String).min_length(Some(1));
+    let (timeout, memory) =
+        (Limits::PYRUNNER.timeout_ms / 1000, Limits::PYRUNNER.memory_bytes >> 20);
+    Object::builder()
+        .schema_type(Type::Object)
+        .property("code", code.max_length(Some(CODE_LEN_MAX)).description(Some("Python.")))
+        .property("timeout", whole(1..=TIMEOUT_S_MAX, timeout, "Seconds."))
+        .property("memory_limit", whole(MEMORY_MIB_MIN..=MEMORY_MIB_MAX, memory, "MiB."))
+        .property("image", Ref::from_schema_name(ImageName::name()))
+        .required("code")
+        .additional_properties(Some(AdditionalProperties::FreeForm(false)))
+        .build()
+}
+
+/// How it ended.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub(super) struct Snippet {
+    /// `success`, `error`, `timeout` or `memory_exceeded`.
     status: &'static str,
     stdout: String,
     stderr: String,
@@ -35,6 +66,7 @@ struct Snippet {
     execution_time: f64,
     /// MiB.
     memory_used: f64,
+    /// What went wrong, in a few words.
     error: Option<String>,
 }
 
@@ -68,7 +100,7 @@ fn spec(fields: Map<String, Value>, maxima: &Limits) -> Result<JobSpec, InvalidF
     let timeout_s = fields.number("timeout", timeouts);
     let memories = MEMORY_MIB_MIN..=MEMORY_MIB_MAX.min(maxima.memory_bytes >> 20);
     let memory_mib = fields.number("memory_limit", memories);
-    let image = fields.parsed("image");
+    let image: Option<ImageName> = fields.parsed("image");
     fields.end()?;
     let request = LimitsRequest {
         timeout_ms: timeout_s.map(|seconds| seconds * 1000),

@@ -11,34 +11,60 @@ use sway_core::job::{JobFile, JobSpec, Limits, LimitsRequest, Program, base64_by
 use sway_core::name::{ImageName, UserName};
 use sway_server::error::{Json, ServerError};
 use sway_server::guard::{ANONYMOUS, Identity, OPERATOR};
+use utoipa::ToSchema;
+use utoipa::openapi::schema::{AdditionalProperties, Type};
+use utoipa::openapi::{Object, Ref};
 
 use super::fields::Fields;
 use super::{App, Ended, answer, ended};
 use crate::http::bodies::BodyPermit;
+use crate::http::openapi::{Guarded, Submitted};
 use crate::queue::QueueError;
 
 /// Bytes of a script's name.
 const NAME_LEN_MAX: usize = 255;
 
 /// One file of an upload; what else its client says of it does not matter to a script.
-#[derive(Deserialize)]
-struct Entry {
+#[derive(Deserialize, ToSchema)]
+pub(in crate::http) struct Entry {
+    /// `app/` and the script's name.
     key: String,
+    /// Its bytes.
     #[serde(with = "base64_bytes")]
+    #[schema(value_type = String, content_encoding = "base64")]
     value: Vec<u8>,
 }
 
-#[derive(Debug, Default, Serialize)]
-struct Script {
+/// The body of a request.
+pub(super) fn request() -> Object {
+    let name = Object::builder().schema_type(Type::String).min_length(Some(1));
+    Object::builder()
+        .schema_type(Type::Object)
+        .property("FileName", name.description(Some("The script, as it was uploaded.")))
+        .property("Username", Ref::from_schema_name(UserName::name()))
+        .property("image", Ref::from_schema_name(ImageName::name()))
+        .required("FileName")
+        .additional_properties(Some(AdditionalProperties::FreeForm(false)))
+        .build()
+}
+
+/// How it ended.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub(super) struct Script {
     stdout: String,
     stderr: String,
     exit_code: i32,
+    /// What ended it other than itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    /// The run's number.
     run_id: i64,
 }
 
-/// `PUT /batch-upload`: scripts under `app/`.
+/// Takes scripts (under `app/`) for later requests of their uploader.
+#[utoipa::path(put, path = "/batch-upload", tag = "other systems", request_body = Vec<Entry>,
+    responses((status = 200, description = "They are stored.", body = String),
+        Guarded, Submitted))]
 pub(in crate::http) async fn upload(
     State(app): State<App>,
     identity: Identity,
