@@ -9,8 +9,8 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use reqwest::{Body, Method, Response};
 use sway_core::api::jobs::{
-    ImageList, ImageView, JobEvent, JobView, OutputFile, OutputFiles, RunList, RunView,
-    TraceAnswer, TraceRequest,
+    Batch, BatchRequest, ImageList, ImageView, JobEvent, JobView, OutputFile, OutputFiles, RunList,
+    RunView, TraceAnswer, TraceRequest,
 };
 use sway_core::job::JobSpec;
 
@@ -55,6 +55,22 @@ impl Jobs<'_> {
                     .body(body.clone())
             })
             .await
+    }
+
+    /// Submits several jobs: all are taken, in their order, or none.
+    pub async fn submit_batch(&self, jobs: Vec<JobSpec>) -> Result<Vec<JobView>, ClientError> {
+        let key = uuid::Uuid::new_v4().to_string();
+        let request = serde_json::to_vec(&BatchRequest { jobs });
+        let body = Bytes::from(request.expect("a job's fields always serialise"));
+        let submitting = self.0.call(|| {
+            self.0
+                .request(Method::POST, "/v1/jobs/batch")
+                .header("idempotency-key", &key)
+                .header(CONTENT_TYPE, "application/json")
+                .body(body.clone())
+        });
+        let batch: Batch = submitting.await?;
+        Ok(batch.jobs)
     }
 
     /// Has an image prepared for cold starts: its traces derived, and one recorded. Answers before

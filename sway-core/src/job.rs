@@ -87,6 +87,11 @@ pub struct Dataset {
 /// Datasets of one job.
 pub const DATASETS_MAX: usize = 16;
 
+/// Labels of one job, and bytes of a name and of a value.
+pub const LABELS_MAX: usize = 64;
+const LABEL_NAME_LEN_MAX: usize = 128;
+const LABEL_VALUE_LEN_MAX: usize = 1024;
+
 /// What a dataset is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -482,6 +487,19 @@ impl JobSpec {
         };
         if let Some((name, _)) = self.env.iter().find(|&(name, value)| !sound((name, value))) {
             return bad("env", format!("{name:?} is not a variable that a process can have"));
+        }
+        if self.labels.len() > LABELS_MAX {
+            let reason = format!("{} of them, and at most {LABELS_MAX} go", self.labels.len());
+            return bad("labels", reason);
+        }
+        let fits = |(name, value): (&String, &String)| {
+            (1..=LABEL_NAME_LEN_MAX).contains(&name.len()) && value.len() <= LABEL_VALUE_LEN_MAX
+        };
+        if !self.labels.iter().all(fits) {
+            let reason = format!(
+                "a name has 1 to {LABEL_NAME_LEN_MAX} bytes, a value at most {LABEL_VALUE_LEN_MAX}"
+            );
+            return bad("labels", reason);
         }
         Ok(())
     }

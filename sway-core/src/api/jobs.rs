@@ -1,11 +1,15 @@
 //! The worker's native API.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::digest::Digest;
 use crate::handler::Answer;
-use crate::job::{Cause, DatasetKind, JobFile, JobState, Limits, Network, Program, base64_bytes};
+use crate::job::{
+    Cause, DatasetKind, JobFile, JobSpec, JobState, Limits, Network, Program, base64_bytes,
+};
 use crate::name::{DatasetName, ImageName, UserName};
 
 /// The longest body of `POST /v1/jobs`, in bytes: scripts and folders travel in it as base64.
@@ -37,6 +41,9 @@ pub struct JobView {
     /// The data that it reads.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub datasets: Vec<DatasetView>,
+    /// The caller's own notes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// When it was submitted, RFC 3339.
     pub created_at: String,
     /// Its run, once there is one.
@@ -269,6 +276,25 @@ pub struct TraceRequest {
 pub struct TraceAnswer {
     /// The image's manifest.
     pub manifest: Digest,
+}
+
+/// Jobs in one body of `POST /v1/jobs/batch`.
+pub const BATCH_LEN_MAX: usize = 100;
+
+/// Body of `POST /v1/jobs/batch`: all of them are taken, or none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BatchRequest {
+    /// 1 to [`BATCH_LEN_MAX`].
+    #[schema(min_items = 1, max_items = 100)]
+    pub jobs: Vec<JobSpec>,
+}
+
+/// Answer of `POST /v1/jobs/batch`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Batch {
+    /// In the order of the request.
+    pub jobs: Vec<JobView>,
 }
 
 /// Answer of `GET /v1/jobs`: newest first.

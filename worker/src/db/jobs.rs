@@ -1,5 +1,7 @@
 //! Table `jobs`.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
 use sha2::{Digest as _, Sha256};
 use sway_core::api::jobs::{DatasetView, JobList, JobView};
@@ -38,13 +40,13 @@ pub struct NewJob {
     pub idempotency_key: Option<String>,
 }
 
-/// What [`Db::insert_job`] did.
+/// What [`Db::insert_job`] and [`Db::insert_batch`] did, by ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Accepted {
-    /// A new job.
-    New(String),
+pub enum Accepted<T = String> {
+    /// What is new.
+    New(T),
     /// The same request came before, under the same key.
-    Known(String),
+    Known(T),
 }
 
 /// A job's row without its spec.
@@ -63,10 +65,33 @@ pub struct JobFilter {
     pub scope: Scope,
     /// In this state.
     pub state: Option<JobState>,
+    /// In the image that was asked for by this name.
+    pub image: Option<ImageName>,
+    /// With this label.
+    pub label: Option<LabelFilter>,
+    /// Whose file name, user, image or id contains this.
+    pub search: Option<String>,
     /// Submitted before this position.
     pub before: Option<i64>,
     /// At most so many.
     pub limit: u32,
+}
+
+impl JobFilter {
+    /// The newest 100 of these.
+    pub fn all(scope: Scope) -> Self {
+        let (state, image, label, search, before) = Default::default();
+        Self { scope, state, image, label, search, before, limit: 100 }
+    }
+}
+
+/// A label of the jobs to list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelFilter {
+    /// Its name.
+    pub name: String,
+    /// Its value; any where absent.
+    pub value: Option<String>,
 }
 
 impl Db {
@@ -74,38 +99,41 @@ impl Db {
     /// unless it was another request.
     pub async fn insert_job(&self, job: NewJob) -> Result<Accepted, DbError> {
         self.call(move |connection| {
-            let spec = serde_json::to_vec(&job.spec).expect("a spec is plain data");
-            let sha256 = hex::encode(Sha256::digest(&spec));
+            let sha256 = sha256_of(&job.spec);
             let transaction = connection.transaction()?;
             if let Some(key) = &job.idempotency_key
-                && let Some(known) = job_of_key(&transaction, &job.username, key, &sha256)?
+                && let Some(known) = jobs_of_key(&transaction, &job.username, key, &sha256)?
+            {
+                return Ok(Accepted::Known(known.into_iter().next().unwrap_or_default()));
+            }
+            insert(&transaction, &job, &sha256)?;
+            transaction.commit()?;
+            Ok(Accepted::New(job.id))
+        })
+        .await
+    }
+
+    /// Stores all jobs of a batch, or none. `key` stands for the batch as a job's own does for it.
+    pub async fn insert_batch(
+        &self,
+        mut jobs: Vec<NewJob>,
+        key: Option<String>,
+    ) -> Result<Accepted<Vec<String>>, DbError> {
+        self.call(move |connection| {
+            let specs: Vec<&JobSpec> = jobs.iter().map(|job| &job.spec).collect();
+            let sha256 = sha256_of(&specs);
+            let transaction = connection.transaction()?;
+            if let (Some(key), Some(first)) = (&key, jobs.first())
+                && let Some(known) = jobs_of_key(&transaction, &first.username, key, &sha256)?
             {
                 return Ok(Accepted::Known(known));
             }
-            let datasets = (!job.datasets.is_empty()).then(|| to_json(&job.datasets));
-            transaction.execute(
-                "INSERT INTO jobs (id, username, image, manifest, filename, state, spec, limits,
-                     network, datasets, idempotency_key, spec_sha256, created_at)
-                 VALUES (:id, :username, :image, :manifest, :filename, :state, :spec, :limits,
-                     :network, :datasets, :key, :sha256, :created_at)",
-                named_params! {
-                    ":id": job.id,
-                    ":username": job.username.as_ref(),
-                    ":image": job.image.to_string(),
-                    ":manifest": job.manifest.to_string(),
-                    ":filename": job.spec.program.filename(),
-                    ":state": job.state.as_str(),
-                    ":spec": spec,
-                    ":limits": to_json(&job.limits),
-                    ":network": network_name(job.spec.network),
-                    ":datasets": datasets,
-                    ":key": job.idempotency_key,
-                    ":sha256": sha256,
-                    ":created_at": now(),
-                },
-            )?;
+            for (at, job) in jobs.iter_mut().enumerate() {
+                job.idempotency_key = key.as_ref().map(|key| key_in_batch(key, at));
+                insert(&transaction, job, &sha256)?;
+            }
             transaction.commit()?;
-            Ok(Accepted::New(job.id))
+            Ok(Accepted::New(jobs.into_iter().map(|job| job.id).collect()))
         })
         .await
     }
@@ -117,9 +145,20 @@ impl Db {
         key: String,
         spec: &JobSpec,
     ) -> Result<Option<String>, DbError> {
-        let spec = serde_json::to_vec(spec).expect("a spec is plain data");
-        let sha256 = hex::encode(Sha256::digest(&spec));
-        self.call(move |connection| job_of_key(connection, &user, &key, &sha256)).await
+        let sha256 = sha256_of(spec);
+        let known = self.call(move |connection| jobs_of_key(connection, &user, &key, &sha256));
+        Ok(known.await?.and_then(|known| known.into_iter().next()))
+    }
+
+    /// The jobs of an earlier submission of this very batch under `key`.
+    pub async fn batch_of_key(
+        &self,
+        user: UserName,
+        key: String,
+        specs: &[JobSpec],
+    ) -> Result<Option<Vec<String>>, DbError> {
+        let sha256 = sha256_of(&specs);
+        self.call(move |connection| jobs_of_key(connection, &user, &key, &sha256)).await
     }
 
     /// The job whose id begins with `prefix`, if the caller may see exactly one.
@@ -137,10 +176,16 @@ impl Db {
         self.call(move |connection| {
             let mut statement = connection.prepare_cached(
                 "SELECT seq, id, username, image, manifest, filename, state, limits, network,
-                     datasets, created_at
+                     datasets, labels, created_at
                  FROM jobs
                  WHERE (:user IS NULL OR username = :user) AND (:state IS NULL OR state = :state)
                    AND (:before IS NULL OR seq < :before)
+                   AND (:image IS NULL OR image = :image)
+                   AND (:label IS NULL OR EXISTS (
+                        SELECT 1 FROM json_each(labels) AS label
+                        WHERE label.key = :label AND (:value IS NULL OR label.value = :value)))
+                   AND (:search IS NULL OR instr(lower(filename || char(10) || username ||
+                        char(10) || image || char(10) || id), lower(:search)) > 0)
                  ORDER BY seq DESC LIMIT :limit",
             )?;
             let rows = statement.query_and_then(
@@ -148,6 +193,10 @@ impl Db {
                     ":user": filter.scope.user(),
                     ":state": filter.state.map(JobState::as_str),
                     ":before": filter.before,
+                    ":image": filter.image.as_ref().map(ToString::to_string),
+                    ":label": filter.label.as_ref().map(|label| &label.name),
+                    ":value": filter.label.as_ref().and_then(|label| label.value.as_ref()),
+                    ":search": filter.search,
                     ":limit": filter.limit,
                 },
                 job_of_row,
@@ -225,21 +274,63 @@ pub(super) fn move_job(connection: &Connection, id: &str, next: JobState) -> Res
     Ok(())
 }
 
-fn job_of_key(
+fn sha256_of<T: serde::Serialize + ?Sized>(request: &T) -> String {
+    hex::encode(Sha256::digest(serde_json::to_vec(request).expect("a request is plain data")))
+}
+
+fn insert(connection: &Connection, job: &NewJob, sha256: &str) -> Result<(), DbError> {
+    let datasets = (!job.datasets.is_empty()).then(|| to_json(&job.datasets));
+    let labels = (!job.spec.labels.is_empty()).then(|| to_json(&job.spec.labels));
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO jobs (id, username, image, manifest, filename, state, spec, limits,
+             network, datasets, labels, idempotency_key, spec_sha256, created_at)
+         VALUES (:id, :username, :image, :manifest, :filename, :state, :spec, :limits,
+             :network, :datasets, :labels, :key, :sha256, :created_at)",
+    )?;
+    statement.execute(named_params! {
+        ":id": job.id,
+        ":username": job.username.as_ref(),
+        ":image": job.image.to_string(),
+        ":manifest": job.manifest.to_string(),
+        ":filename": job.spec.program.filename(),
+        ":state": job.state.as_str(),
+        ":spec": to_json(&job.spec).into_bytes(),
+        ":limits": to_json(&job.limits),
+        ":network": network_name(job.spec.network),
+        ":datasets": datasets,
+        ":labels": labels,
+        ":key": job.idempotency_key,
+        ":sha256": sha256,
+        ":created_at": now(),
+    })?;
+    Ok(())
+}
+
+/// The key under which a job of a batch is stored: no caller's own has a line's end in it.
+fn key_in_batch(key: &str, at: usize) -> String {
+    format!("{key}\n{at}")
+}
+
+/// The jobs of the request under `key`: one, or those of a batch.
+fn jobs_of_key(
     connection: &Connection,
     user: &UserName,
     key: &str,
     sha256: &str,
-) -> Result<Option<String>, DbError> {
-    let query = "SELECT id, spec_sha256 FROM jobs WHERE username = ?1 AND idempotency_key = ?2";
-    let known: Option<(String, String)> = connection
-        .query_row(query, [user.as_ref(), key], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    match known {
-        None => Ok(None),
-        Some((id, of_then)) if of_then == sha256 => Ok(Some(id)),
-        Some(_) => Err(DbError::KeyReused),
+) -> Result<Option<Vec<String>>, DbError> {
+    // All that `key_in_batch` makes of the key sorts between these two.
+    let mut statement = connection.prepare_cached(
+        "SELECT id, spec_sha256 FROM jobs WHERE username = ?1 AND (idempotency_key = ?2
+             OR (idempotency_key > ?2 || char(10) AND idempotency_key < ?2 || char(11)))
+         ORDER BY seq",
+    )?;
+    let known = statement.query_map([user.as_ref(), key], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let known: Vec<(String, String)> = known.collect::<Result<_, _>>()?;
+    if known.iter().any(|(_, of_then)| of_then != sha256) {
+        return Err(DbError::KeyReused);
     }
+    let ids: Vec<String> = known.into_iter().map(|(id, _)| id).collect();
+    Ok(if ids.is_empty() { None } else { Some(ids) })
 }
 
 /// The whole id that `prefix` stands for.
@@ -269,7 +360,7 @@ pub(super) fn resolve(
 fn job_of_id(connection: &Connection, id: &str) -> Result<JobRow, DbError> {
     let mut statement = connection.prepare_cached(
         "SELECT seq, id, username, image, manifest, filename, state, limits, network, datasets,
-             created_at
+             labels, created_at
          FROM jobs WHERE id = ?1",
     )?;
     let mut rows = statement.query_and_then([id], job_of_row)?;
@@ -291,6 +382,10 @@ fn job_of_row(row: &Row<'_>) -> Result<JobRow, DbError> {
         datasets: match row.get("datasets")? {
             Some(datasets) => from_json("datasets", datasets)?,
             None => Vec::new(),
+        },
+        labels: match row.get("labels")? {
+            Some(labels) => from_json("labels", labels)?,
+            None => BTreeMap::new(),
         },
         created_at: row.get("created_at")?,
         run: None,

@@ -17,7 +17,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use sway_core::name::UserName;
 
-pub use self::jobs::{Accepted, JobFilter, JobRow, NewJob, new_id};
+pub use self::jobs::{Accepted, JobFilter, JobRow, LabelFilter, NewJob, new_id};
 pub use self::runs::{NewRun, RunEnd, RunFilter, STORED_OUTPUT_LEN_MAX};
 pub use self::traces::KnownTrace;
 
@@ -28,6 +28,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0003_answers.sql"),
     include_str!("migrations/0004_datasets_and_outputs.sql"),
     include_str!("migrations/0005_cpu.sql"),
+    include_str!("migrations/0006_labels.sql"),
 ];
 
 /// How long to wait for another process that looks into the database.

@@ -179,7 +179,7 @@ async fn listings_page_from_new_to_old() {
     let mut seen = Vec::new();
     let mut before = None;
     loop {
-        let filter = JobFilter { scope: of("ada"), state: None, before, limit: 2 };
+        let filter = JobFilter { before, limit: 2, ..JobFilter::all(of("ada")) };
         let page = db.jobs(filter).await.unwrap();
         seen.extend(page.jobs.into_iter().map(|job| job.id));
         before = page.next_before;
@@ -206,7 +206,7 @@ async fn only_the_newest_runs_are_kept() {
     }
     assert_eq!(db.prune(2).await.unwrap(), runs[..3]);
     assert!(db.prune(2).await.unwrap().is_empty());
-    let filter = JobFilter { scope: Scope::All, state: None, before: None, limit: 10 };
+    let filter = JobFilter::all(Scope::All);
     assert_eq!(db.jobs(filter).await.unwrap().jobs.len(), 2);
 }
 

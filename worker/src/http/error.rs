@@ -25,6 +25,8 @@ impl From<QueueError> for ServerError {
             QueueError::ImageMoved { .. } => Self::conflict("image_moved", message)
                 .hint("leave the digest out to run the image as it is now"),
             QueueError::Fileserver { source, .. } => of_fileserver(&message, &source),
+            QueueError::BatchLen { .. } => Self::bad_request("bad_batch", message),
+            QueueError::InBatch { source, .. } => Self { message, ..Self::from(*source) },
             QueueError::BadKey => Self::bad_request("bad_idempotency_key", message),
             QueueError::Full { retry_after, .. } | QueueError::Share { retry_after, .. } => {
                 Self::too_many(message, retry_after)

@@ -11,8 +11,9 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt as _};
 use serde::Deserialize;
-use sway_core::api::jobs::{JobEvent, JobList, JobView};
+use sway_core::api::jobs::{Batch, BatchRequest, JobEvent, JobList, JobView};
 use sway_core::job::{JobSpec, JobState};
+use sway_core::name::ImageName;
 use sway_server::error::{Json, Path, Query, ServerError};
 use sway_server::guard::Identity;
 use utoipa::IntoParams;
@@ -21,7 +22,7 @@ use super::bodies::BodyPermit;
 use super::openapi::{Guarded, Named, Submitted};
 use super::whole::with_outputs;
 use super::{App, scope};
-use crate::db::JobFilter;
+use crate::db::{JobFilter, LabelFilter};
 
 /// Rows in one listing, where the caller does not say and at most.
 pub(super) const PAGE_LEN: u32 = 100;
@@ -56,10 +57,7 @@ pub(super) async fn submit(
     Extension(permit): Extension<BodyPermit>,
     Json(spec): Json<JobSpec>,
 ) -> Result<Response, ServerError> {
-    // A key that is no text is refused by the queue as an empty one is.
-    let key = headers.get("idempotency-key");
-    let key = key.map(|key| key.to_str().unwrap_or_default().to_owned());
-    let job = app.queue.submit(&identity, spec, key).await?;
+    let job = app.queue.submit(&identity, spec, key(&headers)).await?;
     // The job is on record; waiting for its end holds no body.
     drop(permit);
     let location = [(header::LOCATION, format!("/v1/jobs/{}", job.id))];
@@ -74,6 +72,28 @@ pub(super) async fn submit(
     Ok((location, answer).into_response())
 }
 
+/// Takes all of several jobs, or none. They run in their order, as places become free.
+#[utoipa::path(post, path = "/v1/jobs/batch", tag = "jobs", request_body = BatchRequest,
+    params(("idempotency-key" = Option<String>, Header, min_length = 1, max_length = 200,
+        description = "The same batch under the same key makes its jobs once")),
+    responses((status = 202, description = "They are on record.", body = Batch),
+        Guarded, Submitted))]
+pub(super) async fn submit_batch(
+    State(app): State<App>,
+    identity: Identity,
+    headers: HeaderMap,
+    Json(request): Json<BatchRequest>,
+) -> Result<(StatusCode, Json<Batch>), ServerError> {
+    let jobs = app.queue.submit_batch(&identity, request.jobs, key(&headers)).await?;
+    Ok((StatusCode::ACCEPTED, Json(Batch { jobs })))
+}
+
+/// A key that is no text is refused by the queue as an empty one is.
+fn key(headers: &HeaderMap) -> Option<String> {
+    let key = headers.get("idempotency-key")?;
+    Some(key.to_str().unwrap_or_default().to_owned())
+}
+
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
@@ -83,6 +103,12 @@ pub(super) struct ListQuery {
     all: bool,
     /// In this state.
     state: Option<JobState>,
+    /// In the image that was asked for by this name.
+    image: Option<ImageName>,
+    /// With this label, `name=value`; of any value where it is `name` alone.
+    label: Option<String>,
+    /// What file name, user, image or id contain.
+    q: Option<String>,
     /// `next_before` of the page before.
     before: Option<i64>,
     /// At most so many, 100 by default; at most 1000.
@@ -100,6 +126,14 @@ pub(super) async fn list(
     let filter = JobFilter {
         scope: scope(&identity, query.all)?,
         state: query.state,
+        image: query.image,
+        label: query.label.map(|label| match label.split_once('=') {
+            Some((name, value)) => {
+                LabelFilter { name: name.to_owned(), value: Some(value.to_owned()) }
+            }
+            None => LabelFilter { name: label, value: None },
+        }),
+        search: query.q.filter(|search| !search.is_empty()),
         before: query.before,
         limit: query.limit.unwrap_or(PAGE_LEN).clamp(1, PAGE_LEN_MAX),
     };

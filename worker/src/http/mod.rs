@@ -78,11 +78,12 @@ const OPEN_PATHS: [&str; 4] = ["/", "/run", "/execute", "/batch-upload"];
 /// All routes.
 pub fn router(app: App, access: Access) -> Router {
     let permit = middleware::from_fn_with_state(Bodies::new(), bodies::permit_body);
-    let permits: [_; 4] = std::array::from_fn(|_| permit.clone());
-    let [for_traces, for_run, for_execute, for_uploads] = permits;
+    let permits: [_; 5] = std::array::from_fn(|_| permit.clone());
+    let [for_batch, for_traces, for_run, for_execute, for_uploads] = permits;
     // Whatever is for programs is described where it is handled: `routes!` takes nothing else.
     let (routes, described) = OpenApiRouter::new()
         .routes(routes!(jobs::submit).layer(permit))
+        .routes(routes!(jobs::submit_batch).layer(for_batch))
         .routes(routes!(jobs::list))
         .routes(routes!(traces::prepare).layer(for_traces))
         .routes(routes!(compat::run).layer(for_run))

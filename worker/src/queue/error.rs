@@ -73,6 +73,22 @@ pub enum QueueError {
     /// An idempotency key of an odd form.
     #[error("idempotency-key: expected 1 to 200 printable ASCII characters")]
     BadKey,
+    /// A batch of none, or of too many.
+    #[error("a batch has 1 to {max} jobs, this one {len}")]
+    BatchLen {
+        /// How many it has.
+        len: usize,
+        /// How many it may have.
+        max: usize,
+    },
+    /// One job of a batch is refused, and so all are.
+    #[error("jobs[{at}]: {source}")]
+    InBatch {
+        /// Which one, counted from 0.
+        at: usize,
+        /// Why.
+        source: Box<Self>,
+    },
     /// Too many jobs wait.
     #[error("{waiting} jobs are waiting already")]
     Full {

@@ -12,6 +12,7 @@
 
 mod active;
 mod attempt;
+mod batch;
 mod error;
 mod events;
 mod images;
@@ -30,7 +31,7 @@ use bytes::Bytes;
 use sway_core::api::jobs::{ImageView, JobList, JobView, OutputStream, RunList, RunView, TraceUse};
 use sway_core::handler::{Handler, Runtime};
 use sway_core::job::{Cause, JobSpec, JobState, LimitError, Limits, OutputLimits, Program};
-use sway_core::name::ImageName;
+use sway_core::name::{ImageName, UserName};
 use sway_core::trace::TraceKey;
 use sway_server::guard::Identity;
 use sway_server::tasks::Tasks;
@@ -117,6 +118,11 @@ impl DefaultImages {
 }
 
 impl QueueConfig {
+    /// Jobs of one user that wait at most.
+    fn share(&self) -> usize {
+        (self.waiting_max / 2).max(1)
+    }
+
     /// The limits that hold for a job.
     fn grant(&self, spec: &JobSpec) -> Result<Limits, LimitError> {
         let limits = Limits::grant(&spec.limits, &self.default_limits, &self.maxima)?;
@@ -215,14 +221,8 @@ impl Queue {
         if idempotency_key.as_deref().is_some_and(|key| !is_key(key)) {
             return Err(QueueError::BadKey);
         }
-        spec.check()?;
-        inner.runner.expect();
         let config = &inner.config;
-        let spec = match config.policy {
-            Some(policy) => held_to(policy, spec).await?,
-            None => spec,
-        };
-        let limits = config.grant(&spec)?;
+        let (spec, limits) = self.granted(spec).await?;
         let scope = Scope::User(identity.user.clone());
         if let Some(key) = idempotency_key.clone()
             && let Some(id) = inner.db.job_of_key(identity.user.clone(), key, &spec).await?
@@ -265,15 +265,7 @@ impl Queue {
         }
         let manifest = manifest?;
         let datasets = images.datasets(user, operator, &spec.datasets).await?;
-        let waiting = inner.waiting(|_| true);
-        if waiting >= config.waiting_max {
-            return Err(QueueError::Full { waiting, retry_after: RETRY_AFTER });
-        }
-        // One user leaves places to others.
-        let waiting = inner.waiting(|active| active.user == identity.user);
-        if waiting >= (config.waiting_max / 2).max(1) {
-            return Err(QueueError::Share { waiting, retry_after: RETRY_AFTER });
-        }
+        inner.has_room(&identity.user, 1)?;
         let job = NewJob {
             id: active.id.clone(),
             username: identity.user.clone(),
@@ -294,6 +286,19 @@ impl Queue {
         });
         let id = answered.await.map_err(|_| QueueError::Stopping)??;
         Ok(inner.db.job(&id, &scope).await?.view)
+    }
+
+    /// A spec that can be run here, and the limits that hold for it.
+    async fn granted(&self, spec: JobSpec) -> Result<(JobSpec, Limits), QueueError> {
+        spec.check()?;
+        self.0.runner.expect();
+        let config = &self.0.config;
+        let spec = match config.policy {
+            Some(policy) => held_to(policy, spec).await?,
+            None => spec,
+        };
+        let limits = config.grant(&spec)?;
+        Ok((spec, limits))
     }
 
     async fn insert(
@@ -499,6 +504,21 @@ impl Inner {
 
     fn active(&self, id: &str) -> Option<Arc<Active>> {
         self.lock().get(id).cloned()
+    }
+
+    /// Whether so many more jobs of a user may wait.
+    fn has_room(&self, user: &UserName, jobs: usize) -> Result<(), QueueError> {
+        let config = &self.config;
+        let waiting = self.waiting(|_| true);
+        if waiting + jobs > config.waiting_max {
+            return Err(QueueError::Full { waiting, retry_after: RETRY_AFTER });
+        }
+        // One user leaves places to others.
+        let waiting = self.waiting(|active| active.user == *user);
+        if waiting + jobs > config.share() {
+            return Err(QueueError::Share { waiting, retry_after: RETRY_AFTER });
+        }
+        Ok(())
     }
 
     /// How many jobs of these wait.
