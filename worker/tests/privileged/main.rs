@@ -9,6 +9,7 @@ mod handler;
 mod job_data;
 mod job_isolation;
 mod job_on_mount;
+mod many;
 mod overlay;
 mod mount;
 mod mount_fixture;

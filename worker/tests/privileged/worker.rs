@@ -53,7 +53,7 @@ pub(crate) fn terminate(worker: &mut Child) {
 
 impl Site {
     /// With the image `tiny` stored for all.
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(&[]).await
     }
 
@@ -93,6 +93,13 @@ impl Site {
     pub(crate) fn kill(&mut self) {
         self.worker.kill().unwrap();
         self.worker.wait().unwrap();
+    }
+
+    /// The most memory that the worker ever had, in bytes.
+    pub(crate) fn memory_peak_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.worker.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
     }
 
     pub(crate) async fn restart(&mut self) {
@@ -208,7 +215,11 @@ pub(crate) async fn ended(client: &Client, spec: &JobSpec) -> RunView {
     client.jobs().run(&job.id).await.unwrap()
 }
 
-async fn job_when(client: &Client, id: &str, good: impl Fn(&JobView) -> bool) -> JobView {
+pub(crate) async fn job_when(
+    client: &Client,
+    id: &str,
+    good: impl Fn(&JobView) -> bool,
+) -> JobView {
     let begun = Instant::now();
     loop {
         let job = client.jobs().job(id).await.unwrap();
@@ -220,7 +231,7 @@ async fn job_when(client: &Client, id: &str, good: impl Fn(&JobView) -> bool) ->
 }
 
 /// Cgroups of a worker's runs, in any hierarchy.
-fn cgroups_of(worker_dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn cgroups_of(worker_dir: &Path) -> Vec<PathBuf> {
     let path = fs::canonicalize(worker_dir).unwrap();
     let name = hex::encode(&Sha256::digest(path.as_os_str().as_encoded_bytes())[..6]);
     let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().map(|entry| entry.unwrap().path());
