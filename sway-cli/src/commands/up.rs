@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
+use sway_core::name::ImageName;
 
 use crate::config::{FILESERVER_LISTEN, WORKER_LISTEN};
 use crate::context::Context;
@@ -63,6 +64,15 @@ pub(crate) struct UpArgs {
     /// each output [default: 10G]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     keep_output_bytes: Option<u64>,
+    /// Refuse jobs whose Python imports or uses what is not on a list: advice on top of isolation
+    #[arg(long, value_name = "NAME", value_parser = ["science"])]
+    policy: Option<String>,
+    /// Image of jobs that name none: snippets, handlers [default: science]
+    #[arg(long, value_name = "NAME[:TAG]")]
+    default_image: Option<ImageName>,
+    /// Image of Node.js handlers that name none [default: node]
+    #[arg(long, value_name = "NAME[:TAG]")]
+    default_node_image: Option<ImageName>,
     /// Let GET / of the worker, /run and /execute in without a token (loopback only)
     #[arg(long)]
     open: bool,
@@ -103,6 +113,7 @@ mod servers {
     use sway_server::telemetry::init_logging;
     use sway_server::tls::Tls;
     use sway_server::token::Token;
+    use sway_worker::policy::Policy;
     use tokio_util::sync::CancellationToken;
     use url::Url;
 
@@ -255,6 +266,18 @@ mod servers {
         config.running_max = args.max_concurrent_jobs.map_or(config.running_max, usize::from);
         config.maxima.cpus_milli = args.max_cpus.unwrap_or(config.maxima.cpus_milli);
         config.maxima.pids = args.max_pids.unwrap_or(config.maxima.pids);
+        if let Some(name) = &args.policy {
+            let known = <Policy as clap::ValueEnum>::from_str(name, false);
+            config.policy = Some(known.expect("the command line takes no other"));
+        }
+        for (target, image) in [
+            (&mut config.default_images.any, &args.default_image),
+            (&mut config.default_images.node, &args.default_node_image),
+        ] {
+            if let Some(image) = image {
+                image.clone_into(target);
+            }
+        }
         config.keep_runs = args.keep_runs.unwrap_or(config.keep_runs);
         config
     }
@@ -314,5 +337,39 @@ mod servers {
     /// Whether commands of root look for the token there unasked.
     fn is_found_by_itself(data: &Path) -> bool {
         data == Path::new("/var/lib/sway")
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use clap::Parser as _;
+
+        use super::*;
+
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            up: UpArgs,
+        }
+
+        #[test]
+        fn policy_and_default_images_reach_the_worker() {
+            let config = |words: &[&str]| {
+                let line = Line::try_parse_from([&["up"], words].concat()).unwrap();
+                let token = Token::parse("t").unwrap();
+                let url = "http://127.0.0.1:1".parse().unwrap();
+                worker_config(&line.up, Path::new("/nowhere"), &token, url)
+            };
+            let plain = config(&[]);
+            assert_eq!(plain.policy, None);
+            assert_eq!(plain.default_images.any.to_string(), "science");
+            assert_eq!(plain.default_images.node.to_string(), "node");
+            let said =
+                ["--policy", "science", "--default-image", "py:3", "--default-node-image", "js"];
+            let told = config(&said);
+            assert_eq!(told.policy, Some(Policy::Science));
+            assert_eq!(told.default_images.any.to_string(), "py:3");
+            assert_eq!(told.default_images.node.to_string(), "js");
+            assert!(Line::try_parse_from(["up", "--policy", "none"]).is_err());
+        }
     }
 }
