@@ -38,6 +38,26 @@ check_requests() {
     check "a worker with --policy science starts" fresh_worker worker-requests --open --policy science
     check "what the policy blocks is told with line and column, and not run" blocked
     check "what it allows is run" code_prints 'Result: 7.141592653589793\n' "$(code 10 math)"
+
+    check "a worker with --open starts again" fresh_worker worker-fuzzed --open
+    check "malformed and hostile requests, made from /openapi.json, get no 5xx and no undeclared answer" fuzzed
+    check "the worker did not panic and still answers" unharmed worker-fuzzed
+}
+
+# Requests that fit the description and such that do not. What an answer to the description says
+# of status, type and shape has to be so.
+fuzzed() {
+    (cd "$work/requests" && timeout -k 5 120 "$schemathesis" run "$WORKER_URL/openapi.json" \
+        --header "Authorization: Bearer $SWAY_TOKEN" \
+        --checks not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance \
+        --phases examples,coverage,fuzzing --max-examples "${SWAY_TEST_EXAMPLES:-10}" --max-time 60 \
+        --request-timeout 40 --seed 1 --no-shrink --warnings off --generation-database none)
+}
+
+unharmed() { # WORKER
+    is_running "$1"
+    ! grep -E "panicked|ERROR" "$work/log/$1"
+    curl -fsS -m 10 -H "Authorization: Bearer $SWAY_TOKEN" "$WORKER_URL/v1/runs?limit=1"
 }
 
 # Posts JSON as the documents do; the answer is in $work/answer.

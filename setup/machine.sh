@@ -38,6 +38,8 @@ fi
 if [ "$purpose" = test ]; then
     need umoci umoci
     need python3 python3
+    # The command python3 alone does not tell.
+    python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
     need getfattr attr
     need zstd zstd
 fi
@@ -67,5 +69,14 @@ if [ "$purpose" = test ]; then
     if ! have cargo-deny; then
         say "installing cargo-deny (about two minutes)"
         cargo install --quiet --locked cargo-deny >&2
+    fi
+    if [ ! -x "$schemathesis" ]; then
+        say "installing schemathesis $schemathesis_version"
+        environment=${schemathesis%/bin/*}
+        rm -rf "$environment"
+        mkdir -p "${environment%/*}"
+        python3 -m venv "$environment" >&2
+        "$environment/bin/pip" install -q --disable-pip-version-check "schemathesis==$schemathesis_version" >&2 ||
+            { rm -rf "$environment"; fail "pip could not install schemathesis $schemathesis_version"; }
     fi
 fi
