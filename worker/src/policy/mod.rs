@@ -1,11 +1,13 @@
 //! What a job's source may name: advice on top of isolation, and never in its place.
 //!
-//! A policy looks at Python before a job is queued: the syntax tree is walked, nothing is run.
+//! A policy looks at Python and shell scripts before a job is queued: the syntax tree of Python is
+//! walked, a script's commands are looked at word by word, nothing is run.
 //! What is put together while the program runs can't be seen, so a policy keeps honest code within
 //! a set of libraries; containers keep all code within its limits.
 
 mod depth;
 mod python;
+mod shell;
 
 use std::fmt;
 
@@ -49,8 +51,8 @@ impl Policy {
         }
     }
 
-    /// What this policy objects to in a job's own Python files, in their order. Commands of an
-    /// image and files of other languages are not looked at.
+    /// What this policy objects to in a job's own Python files and shell scripts, in their order.
+    /// Commands of an image and files of other languages are not looked at.
     pub fn findings(self, spec: &JobSpec) -> Vec<Finding> {
         let files: &[JobFile] = match &spec.program {
             Program::Script { file } => std::slice::from_ref(file),
@@ -60,8 +62,11 @@ impl Policy {
         };
         let Self::Science = self;
         let own = python::modules(files);
-        let sources = files.iter().filter(|file| python::is_python(file));
-        let findings = sources.flat_map(|file| python::findings(file, &own));
+        let findings = files.iter().flat_map(|file| match file {
+            file if python::is_python(file) => python::findings(file, &own),
+            file if shell::is_shell(file) => shell::findings(file),
+            _ => Vec::new(),
+        });
         findings.take(FINDINGS_MAX).collect()
     }
 }
