@@ -19,7 +19,7 @@ use sway_server::guard::Identity;
 use utoipa::IntoParams;
 
 use super::bodies::BodyPermit;
-use super::openapi::{Guarded, Named, Submitted};
+use super::openapi::{Guarded, Named, ServerSentEvent, Submitted};
 use super::whole::with_outputs;
 use super::{App, scope};
 use crate::db::{JobFilter, LabelFilter};
@@ -180,7 +180,7 @@ pub(super) async fn cancel(
     params(AllQuery, ("id" = String, Path, description = "The job's id, or the beginning of it"),
         ("last-event-id" = Option<u64>, Header, description = "The last event that was seen")),
     responses((status = 200, description = "Server-sent events until its end; each one's data is \
-        a JobEvent.", body = JobEvent, content_type = "text/event-stream"), Guarded, Named))]
+        a JobEvent.", body = ServerSentEvent, content_type = "text/event-stream"), Guarded, Named))]
 pub(super) async fn logs(
     State(app): State<App>,
     identity: Identity,

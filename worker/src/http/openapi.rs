@@ -7,10 +7,13 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use sway_core::api::error::ErrorBody;
+use sway_core::api::jobs::JobEvent;
+use sway_core::handler::Handler;
 use utoipa::openapi::path::Operation;
+use utoipa::openapi::schema::{Object, Schema, Type};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Content, Info, License, OpenApi, PathItem, Ref, RefOr, Response};
-use utoipa::{IntoResponses, ToSchema};
+use utoipa::{IntoResponses, PartialSchema, ToSchema};
 
 /// The bearer token's name in the document.
 const TOKEN: &str = "token";
@@ -33,12 +36,17 @@ impl Document {
         http.description = Some("The operator's; header x-sway-user names the user".to_owned());
         let components = routes.components.get_or_insert_default();
         components.add_security_scheme(TOKEN, SecurityScheme::Http(http));
-        let (name, schema) =
-            (ErrorBody::name().into_owned(), <ErrorBody as utoipa::PartialSchema>::schema());
+        let (name, schema) = (ErrorBody::name().into_owned(), ErrorBody::schema());
         components.schemas.insert(name, schema);
         let mut more = Vec::new();
         ErrorBody::schemas(&mut more);
         components.schemas.extend(more);
+        // In a program it comes with its kind, which a closed object would not admit.
+        if let Some(RefOr::T(Schema::Object(handler))) =
+            components.schemas.get_mut(&*Handler::name())
+        {
+            handler.additional_properties = None;
+        }
         let needed = || SecurityRequirement::new(TOKEN, [] as [&str; 0]);
         routes.security = Some(vec![needed()]);
         // OpenAPI has no parameters that go over several parts of a path.
@@ -63,6 +71,31 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     responses((status = 200, description = "OpenAPI 3.1", body = Object), Guarded))]
 pub(super) async fn show(Extension(document): Extension<Document>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], document.0)
+}
+
+/// One event of a stream, as its fields are told apart.
+pub(super) struct ServerSentEvent;
+
+impl PartialSchema for ServerSentEvent {
+    fn schema() -> RefOr<Schema> {
+        let text = || Object::builder().schema_type(Type::String);
+        let data = text().content_media_type("application/json");
+        Object::builder()
+            .schema_type(Type::Object)
+            .property("id", text().description(Some("For `Last-Event-ID`; `usage` has none.")))
+            .property("event", text())
+            .property("data", data.description(Some("A JobEvent.")))
+            .required("event")
+            .required("data")
+            .into()
+    }
+}
+
+impl ToSchema for ServerSentEvent {
+    fn schemas(all: &mut Vec<(String, RefOr<Schema>)>) {
+        all.push((JobEvent::name().into_owned(), JobEvent::schema()));
+        JobEvent::schemas(all);
+    }
 }
 
 /// Refusals of every route that needs a token.

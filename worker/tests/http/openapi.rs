@@ -103,3 +103,30 @@ async fn all_that_the_description_refers_to_is_in_it() {
         assert!(document.pointer(pointer).is_some(), "{reference}");
     }
 }
+
+#[tokio::test]
+async fn what_is_put_together_of_parts_can_be_whole() {
+    fn closed_parts(document: &Value, value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(fields) => {
+                let parts = fields.get("allOf").and_then(Value::as_array).into_iter().flatten();
+                for reference in parts.filter_map(|part| part.get("$ref")?.as_str()) {
+                    let part = document.pointer(&reference[1..]).unwrap();
+                    if part.get("additionalProperties") == Some(&Value::Bool(false)) {
+                        found.push(reference.to_owned());
+                    }
+                }
+                fields.values().for_each(|value| closed_parts(document, value, found));
+            }
+            Value::Array(values) => {
+                values.iter().for_each(|value| closed_parts(document, value, found));
+            }
+            _ => {}
+        }
+    }
+    let worker = Worker::start().await;
+    let document = document(&worker).await;
+    let mut found = Vec::new();
+    closed_parts(&document, &document, &mut found);
+    assert_eq!(found, Vec::<String>::new(), "nothing can be this and have one field more");
+}
