@@ -73,7 +73,7 @@ macro_rules! text_type {
     };
 }
 
-/// Describes a name in OpenAPI documents.
+/// Describes a name in `OpenAPI` documents.
 macro_rules! text_schema {
     ($type:ident, $pattern:expr, $example:literal, $description:literal) => {
         impl utoipa::PartialSchema for $type {

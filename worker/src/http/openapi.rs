@@ -1,4 +1,4 @@
-//! `GET /openapi.json`: what this worker answers, in OpenAPI 3.1, from the routes' own code.
+//! `GET /openapi.json`: what this worker answers, in `OpenAPI` 3.1, from the routes' own code.
 
 use std::collections::BTreeMap;
 
