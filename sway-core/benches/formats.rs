@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use sway_core::chunk::{CHUNK_LEN, ChunkRef, CutChunk, GROUP_LEN, cut};
+use sway_core::chunk::{CHUNK_LEN, ChunkRef, CutChunk, cut};
 use sway_core::digest::Digest;
 use sway_core::manifest::{
-    FileContent, Ino, Manifest, Metadata, NodeKind, PageGroups, RunConfig, Tree,
+    FileContent, Ino, Manifest, Metadata, NodeKind, PageRoots, RunConfig, Tree,
 };
 use sway_core::read_plan::read_plan;
 use sway_core::trace::{FRAME_LEN_MAX, Trace, TraceFrame, TraceRange, TracedFile};
@@ -23,9 +23,8 @@ fn digest(number: usize) -> Digest {
 }
 
 fn chunk(number: usize, len: u32) -> CutChunk {
-    let groups = if len > GROUP_LEN { len.div_ceil(GROUP_LEN) } else { 0 };
-    let groups = (0..groups).map(|group| digest(number ^ group as usize)).collect();
-    CutChunk { chunk: ChunkRef { digest: digest(number), len }, groups }
+    let chunk = ChunkRef { digest: digest(number), len };
+    CutChunk { chunk, page_root: chunk.has_page_root().then(|| digest(!number)) }
 }
 
 fn manifest() -> (Manifest, Vec<u8>) {
@@ -47,8 +46,8 @@ fn manifest() -> (Manifest, Vec<u8>) {
         let name = format!("package_{directory}").into_bytes();
         tree.entries_mut(Tree::ROOT).expect("the root is a directory").insert(name, node);
     }
-    let (manifest, groups) = tree.to_manifest(RunConfig::default()).expect("a sound tree");
-    (manifest, groups.expect("files of several groups"))
+    let (manifest, roots) = tree.to_manifest(RunConfig::default()).expect("a sound tree");
+    (manifest, roots.expect("files of several pages"))
 }
 
 /// A trace of 2,000 files with four frames' worth of ranges each hundred files.
@@ -61,7 +60,7 @@ fn trace() -> Trace {
         })
         .collect();
     let ranges: Vec<TraceRange> =
-        (0..2_000).map(|file| TraceRange { file, first: 0, count: 3, idle: 0 }).collect();
+        (0..2_000).map(|file| TraceRange { file, first: 0, count: 10, idle: 0 }).collect();
     let per_frame = FRAME_LEN_MAX / 40_000;
     let frames = (0..ranges.len())
         .step_by(per_frame)
@@ -75,15 +74,15 @@ fn trace() -> Trace {
 }
 
 fn manifests(criterion: &mut Criterion) {
-    let (manifest, groups) = manifest();
+    let (manifest, roots) = manifest();
     let encoded = manifest.encode().expect("a sound manifest");
     let mut group = criterion.benchmark_group("manifest of 28,000 files");
     group.throughput(Throughput::Bytes(encoded.len() as u64));
     group.bench_function("decode", |bencher| {
         bencher.iter(|| Manifest::decode(black_box(&encoded)).expect("sound"));
     });
-    group.bench_function("decode page groups", |bencher| {
-        bencher.iter(|| PageGroups::decode(&manifest, black_box(&groups)).expect("sound"));
+    group.bench_function("decode page roots", |bencher| {
+        bencher.iter(|| PageRoots::decode(&manifest, black_box(&roots)).expect("sound"));
     });
     group.finish();
     criterion.bench_function("resolve a path", |bencher| {
@@ -114,10 +113,10 @@ fn hashing(criterion: &mut Criterion) {
     group.bench_function("cut", |bencher| {
         bencher.iter(|| cut(black_box(bytes.as_slice())).count());
     });
-    group.bench_function("hash chunks and page groups", |bencher| {
+    group.bench_function("hash chunks and page trees", |bencher| {
         bencher.iter(|| {
             let chunks = bytes.chunks(CHUNK_LEN as usize);
-            chunks.map(|chunk| CutChunk::of(black_box(chunk)).groups.len()).sum::<usize>()
+            chunks.filter_map(|chunk| CutChunk::of(black_box(chunk)).page_root).count()
         });
     });
     group.finish();

@@ -5,20 +5,21 @@
 //! is one blob whose digest is the SHA-1 of the file. A full chunk of zeros is a hole: it is not
 //! stored and costs nothing to read, which makes a sparse file of 2 TiB a handful of bytes.
 //!
-//! Chunks are checked again in smaller steps, the page groups, where a part of a chunk goes
-//! straight into the kernel's page cache: each group has its own hash.
+//! Pages of a chunk that go straight into the kernel's page cache are checked without the rest of
+//! it, by its page root (`page_tree`).
 
 use std::io::{self, Read};
 
-use crate::digest::{Digest, Hasher};
+use crate::digest::Digest;
+use crate::page_tree::page_root;
 
 /// Bytes of a chunk, but for a file's last one. 128 KiB is the kernel's default readahead: one
 /// read of a sequential reader is one chunk. Larger chunks move more bytes for the same touched
 /// pages (for a scipy start 53 MB at 256 KiB against 46 MB here, of 25 MB touched).
 pub const CHUNK_LEN: u32 = 128 << 10;
 
-/// Bytes of a page group: four pages of 4 KiB. The hashes of a 511 MB image are 0.6 MB.
-pub const GROUP_LEN: u32 = 16 << 10;
+/// Bytes of a page, whatever the machine's own are: the step in which starts are traced.
+pub const PAGE_LEN: u32 = 4096;
 
 /// A piece of a file: the name of its bytes and how many they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,36 +30,29 @@ pub struct ChunkRef {
     pub len: u32,
 }
 
-/// A chunk as the exporter sees it: its name, and the hashes of its page groups.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A chunk as the exporter sees it: its name, and what vouches for its pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CutChunk {
     /// Name and length.
     pub chunk: ChunkRef,
-    /// One hash for each group; empty where the chunk is one group, whose hash is its digest.
-    pub groups: Box<[Digest]>,
+    /// Its page root; none where it is one page, whose root is the chunk's digest.
+    pub page_root: Option<Digest>,
 }
 
 impl CutChunk {
     /// Names the bytes of one chunk.
     pub fn of(bytes: &[u8]) -> Self {
         let len = u32::try_from(bytes.len()).expect("a chunk is at most CHUNK_LEN bytes");
-        if bytes.len() <= GROUP_LEN as usize {
-            return Self { chunk: ChunkRef { digest: Digest::of(bytes), len }, groups: [].into() };
-        }
-        // Side by side, so that a group is still in the nearest cache when it is hashed again.
-        let mut whole = Hasher::new();
-        let groups = bytes.chunks(GROUP_LEN as usize).map(|group| {
-            whole.update(group);
-            Digest::of(group)
-        });
-        let groups = groups.collect();
-        Self { chunk: ChunkRef { digest: whole.finish(), len }, groups }
+        let chunk = ChunkRef { digest: Digest::of(bytes), len };
+        Self { chunk, page_root: chunk.has_page_root().then(|| page_root(bytes)) }
     }
 }
 
-/// How many page-group hashes a chunk of `len` bytes has of its own: none where it is one group.
-pub fn group_count(len: u32, group_len: u32) -> usize {
-    if len <= group_len { 0 } else { len.div_ceil(group_len) as usize }
+impl ChunkRef {
+    /// Whether it has a page root beside its digest.
+    pub fn has_page_root(&self) -> bool {
+        self.len > PAGE_LEN
+    }
 }
 
 /// One step of a file.
@@ -130,7 +124,7 @@ mod tests {
         let pieces: Vec<_> = cut(&b"abc"[..]).map(Result::unwrap).collect();
         assert_eq!(pieces, [Piece::Data(b"abc".to_vec())]);
         assert_eq!(CutChunk::of(b"abc").chunk.digest, Digest::of(b"abc"));
-        assert!(CutChunk::of(b"abc").groups.is_empty());
+        assert_eq!(CutChunk::of(b"abc").page_root, None);
     }
 
     #[test]
@@ -146,13 +140,12 @@ mod tests {
     }
 
     #[test]
-    fn groups_cover_the_chunk() {
-        let bytes = vec![1u8; GROUP_LEN as usize * 2 + 1];
+    fn a_chunk_of_several_pages_has_a_root_beside_its_digest() {
+        let bytes = vec![1u8; PAGE_LEN as usize + 1];
         let cut = CutChunk::of(&bytes);
-        assert_eq!(cut.groups.len(), 3);
-        assert_eq!(cut.groups.len(), group_count(cut.chunk.len, GROUP_LEN));
-        assert_eq!(cut.groups[2], Digest::of(&[1]));
         assert_eq!(cut.chunk.digest, Digest::of(&bytes));
+        assert_eq!(cut.page_root, Some(page_root(&bytes)));
+        assert_eq!(CutChunk::of(&bytes[1..]).page_root, None);
     }
 
     proptest! {

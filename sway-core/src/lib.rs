@@ -11,6 +11,7 @@ pub mod digest;
 pub mod blob;
 pub mod bundle;
 pub mod chunk;
+pub mod page_tree;
 pub mod manifest;
 pub mod image;
 pub mod read_plan;

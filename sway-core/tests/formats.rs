@@ -3,15 +3,17 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use sway_core::bundle::Bundle;
-use sway_core::chunk::{CHUNK_LEN, CutChunk, GROUP_LEN};
+use sway_core::chunk::{CHUNK_LEN, CutChunk, PAGE_LEN};
 use sway_core::digest::Digest;
 use sway_core::manifest::{
     FileContent, Ino, Manifest, Metadata, NodeKind, RunConfig, Timestamp, Tree,
 };
-use sway_core::trace::{Trace, TraceFrame, TraceRange, TracedFile};
+use sway_core::trace::{Trace, TraceError, TraceFrame, TraceRange, TracedFile};
 
 const MANIFEST_V1: &[u8] = include_bytes!("fixtures/manifest-v1.bin");
+const MANIFEST_V2: &[u8] = include_bytes!("fixtures/manifest-v2.bin");
 const TRACE_V1: &[u8] = include_bytes!("fixtures/trace-v1.bin");
+const TRACE_V2: &[u8] = include_bytes!("fixtures/trace-v2.bin");
 const BUNDLE_V1: &[u8] = include_bytes!("fixtures/bundle-v1.bin");
 
 /// The tree of the fixture: one of each kind of node.
@@ -56,8 +58,15 @@ fn config() -> RunConfig {
 }
 
 #[test]
-fn manifests_of_version_1_still_read() {
-    let manifest = Manifest::decode(MANIFEST_V1).unwrap();
+fn manifests_of_both_versions_read() {
+    for (bytes, has_page_roots) in [(MANIFEST_V1, false), (MANIFEST_V2, true)] {
+        let manifest = Manifest::decode(bytes).unwrap();
+        assert_eq!(manifest.has_page_roots(), has_page_roots);
+        assert_reads(&manifest);
+    }
+}
+
+fn assert_reads(manifest: &Manifest) {
     let file = manifest.resolve(b"/d/file").unwrap();
     assert_eq!(manifest.resolve(b"/hard"), Some(file));
     assert_eq!(manifest.inode(file).unwrap().size(), u64::from(CHUNK_LEN) * 4 + 4);
@@ -71,34 +80,40 @@ fn the_same_tree_is_the_same_bytes_for_ever() {
     let bytes = manifest.encode().unwrap();
     assert_eq!(
         Digest::of(&bytes),
-        Digest::of(MANIFEST_V1),
+        Digest::of(MANIFEST_V2),
         "the format changed: raise its version"
     );
 }
 
-/// Two files in two frames; the second range ends in a short group.
+/// Two files in two frames; the second range ends in a short page.
 fn trace() -> Trace {
     let file =
         |path: &[u8], size| TracedFile { content: Digest::of(path), size, path: path.into() };
     let range = |file, first, count, idle| TraceRange { file, first, count, idle };
     let frame = |name: &[u8], len, ranges| TraceFrame { digest: Digest::of(name), len, ranges };
     let files = vec![file(b"/usr/lib/\xff.so", 1 << 33), file(b"/app.py", 20_000)];
-    let ranges = vec![range(0, 524_000, 3, 0), range(1, 0, 2, 7), range(0, 9, 1, 255)];
-    let frames = vec![frame(b"one", 3 * GROUP_LEN + 20_000, 0..2), frame(b"two", GROUP_LEN, 2..3)];
+    let ranges = vec![range(0, 524_001, 3, 0), range(1, 0, 5, 7), range(0, 9, 1, 255)];
+    // Three pages of a chunk of 32 need four digests to be proven, one needs five.
+    let frames =
+        vec![frame(b"one", 3 * PAGE_LEN + 80 + 20_000, 0..2), frame(b"two", PAGE_LEN + 100, 2..3)];
     Trace::new(files, ranges, frames).unwrap()
 }
 
 #[test]
-fn traces_and_bundles_of_version_1_still_read() {
-    assert_eq!(Trace::decode(TRACE_V1).unwrap(), trace());
-    let bundle = trace().to_bundle(Some(Digest::of(b"groups")), Digest::of(TRACE_V1));
-    assert_eq!(Bundle::decode(BUNDLE_V1).unwrap(), bundle);
+fn traces_and_bundles_still_read_and_those_of_version_1_are_refused_by_name() {
+    assert_eq!(Trace::decode(TRACE_V2).unwrap(), trace());
+    assert_eq!(Trace::decode(TRACE_V1), Err(TraceError::Older(1)));
+    assert_eq!(Bundle::decode(BUNDLE_V1).unwrap(), bundle());
+}
+
+fn bundle() -> Bundle {
+    let frames = trace().frames().iter().map(|frame| frame.digest).collect::<Vec<_>>();
+    let head = [Digest::of(b"groups"), Digest::of(TRACE_V1)];
+    Bundle { members: head.into_iter().chain(frames).collect() }
 }
 
 #[test]
 fn the_same_trace_is_the_same_bytes_for_ever() {
-    let trace = trace();
-    assert_eq!(trace.encode(), TRACE_V1, "the format changed: raise its version");
-    let bundle = trace.to_bundle(Some(Digest::of(b"groups")), Digest::of(TRACE_V1));
-    assert_eq!(bundle.encode().unwrap(), BUNDLE_V1, "the format changed: raise its version");
+    assert_eq!(trace().encode(), TRACE_V2, "the format changed: raise its version");
+    assert_eq!(bundle().encode().unwrap(), BUNDLE_V1, "the format changed: raise its version");
 }

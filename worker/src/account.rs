@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use sway_core::chunk::GROUP_LEN;
+use sway_core::chunk::PAGE_LEN;
 use sway_core::digest::Digest;
 use sway_core::manifest::{Ino, Manifest};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ const MESSAGES_MAX: usize = 16;
 /// Blobs remembered of one run that it waited for in vain.
 const GIVEN_UP_MAX: usize = 1024;
 
-/// Page groups noted of one run: 4 GiB of files, and at most 8 MiB of memory.
+/// Pages noted of one run: 1 GiB of files, more than a trace may hold, and at most 8 MiB of memory.
 const TOUCHED_MAX: usize = 1 << 18;
 
 /// Remembered processes: bounds memory; the map is emptied when it is full.
@@ -46,7 +46,7 @@ pub struct RunAccount {
     image: OnceLock<Arc<Manifest>>,
 }
 
-/// Page groups that were read, each once, in order.
+/// Pages that were read, each once, in order.
 #[derive(Debug, Default)]
 struct Touched {
     order: Vec<(Ino, u32)>,
@@ -55,16 +55,11 @@ struct Touched {
 
 impl Touched {
     fn note(&mut self, ino: Ino, offset: u64, len: usize) {
-        let group_len = u64::from(GROUP_LEN);
-        let groups = offset / group_len..(offset + len as u64).div_ceil(group_len);
-        for group in groups {
-            let Ok(group) = u32::try_from(group) else { return };
-            // Pages of one group come one after the other.
-            if self.order.last() == Some(&(ino, group)) || self.order.len() >= TOUCHED_MAX {
-                continue;
-            }
-            if self.known.insert((ino, group)) {
-                self.order.push((ino, group));
+        let page_len = u64::from(PAGE_LEN);
+        for page in offset / page_len..(offset + len as u64).div_ceil(page_len) {
+            let Ok(page) = u32::try_from(page) else { return };
+            if self.order.len() < TOUCHED_MAX && self.known.insert((ino, page)) {
+                self.order.push((ino, page));
             }
         }
     }
@@ -120,7 +115,7 @@ impl RunAccount {
         self.counters.fetched_bytes.fetch_add(bytes_on_wire, Ordering::Relaxed);
     }
 
-    /// Notes that a read of a file arrived: its page groups, for the trace of the run's image.
+    /// Notes that a read of a file arrived: its pages, for the trace of the run's image.
     pub fn touched(&self, manifest: &Arc<Manifest>, ino: Ino, offset: u64, len: usize) {
         if let Some(touched) = &self.touched
             && self.is_image(manifest)
@@ -145,7 +140,7 @@ impl RunAccount {
         self.image.get().is_none_or(|image| Arc::ptr_eq(image, manifest))
     }
 
-    /// Inodes and page groups of all reads so far, each once, in order; taken away. None where
+    /// Inodes and pages of all reads so far, each once, in order; taken away. None where
     /// nothing is recorded.
     pub fn take_touched(&self) -> Option<Vec<(Ino, u32)>> {
         let touched = self.touched.as_ref()?;
@@ -312,14 +307,14 @@ mod tests {
             .map(|(manifest, _)| Arc::new(manifest))
             .unwrap();
         let account = Accounts::new(true).open("/sway/w/run-1");
-        let group = u64::from(GROUP_LEN);
+        let page = u64::from(PAGE_LEN);
         for (ino, offset, len) in
-            [(7, 0, 1), (7, 4096, 4096), (9, group - 1, 2), (7, 0, 0), (7, 3 * group, 131_072)]
+            [(7, 0, 1), (7, 1000, 3000), (9, page - 1, 2), (7, 0, 0), (7, 3 * page, 131_072)]
         {
             account.touched(&manifest, Ino(ino), offset, len);
         }
         let mut expected = vec![(Ino(7), 0), (Ino(9), 0), (Ino(9), 1)];
-        expected.extend((3..11).map(|group| (Ino(7), group)));
+        expected.extend((3..35).map(|page| (Ino(7), page)));
         assert_eq!(account.take_touched(), Some(expected));
         let dataset = Arc::new(Manifest::clone(&manifest));
         account.of_image(&manifest);

@@ -104,12 +104,12 @@ pub(crate) async fn store_dataset(
     let (chunks, mut sent) = sent?;
     let tree = read.map_err(ExportError::Internal)??.tree(chunks);
     let encoding = spawn_blocking(move || {
-        let (manifest, groups) = tree.to_manifest(RunConfig::default())?;
-        Ok::<_, ExportError>((manifest.encode()?, groups))
+        let (manifest, page_roots) = tree.to_manifest(RunConfig::default())?;
+        Ok::<_, ExportError>((manifest.encode()?, page_roots))
     });
-    let (encoded, groups) = encoding.await.map_err(ExportError::Internal)??;
+    let (encoded, page_roots) = encoding.await.map_err(ExportError::Internal)??;
     let manifest = Digest::of(&encoded);
-    let described = groups.into_iter().chain([encoded]).map(|raw| (Digest::of(&raw), raw));
+    let described = page_roots.into_iter().chain([encoded]).map(|raw| (Digest::of(&raw), raw));
     let described: Vec<_> = described.collect();
     let spool = new_spool(cache)?;
     let digests = described.iter().map(|(digest, _)| *digest).collect();

@@ -108,12 +108,12 @@ impl Export {
     pub(crate) async fn run(mut self) -> Result<Exported, ExportError> {
         let spool = Arc::new(Spool::new(&self.cache).map_err(ExportError::Spool)?);
         let layers = self.read_layers(&spool).await?;
-        let Merged { manifest, encoded, groups } = self.merge(&layers).await?;
+        let Merged { manifest, encoded, page_roots } = self.merge(&layers).await?;
         let digest = Digest::of(&encoded);
         let files = manifest.inodes().filter(|(_, inode)| inode.is_regular()).count();
         self.progress.done(format_args!("Extracted image ({files} files)"));
 
-        let described = groups.into_iter().chain([encoded]).map(|raw| (Digest::of(&raw), raw));
+        let described = page_roots.into_iter().chain([encoded]).map(|raw| (Digest::of(&raw), raw));
         cut::pack(&self.client, &spool, described.collect()).await?;
         cut::ask(&self.client, &spool, manifest.blobs()).await?;
         self.read_lacking(&layers, &manifest, &spool).await?;
@@ -230,9 +230,9 @@ impl Export {
                     source,
                 })?;
             }
-            let (manifest, groups) = tree.to_manifest(image.config().clone())?;
+            let (manifest, page_roots) = tree.to_manifest(image.config().clone())?;
             let encoded = manifest.encode()?;
-            Ok(Merged { manifest, encoded, groups })
+            Ok(Merged { manifest, encoded, page_roots })
         });
         merging.await.map_err(ExportError::Internal)?
     }
@@ -241,7 +241,7 @@ impl Export {
 struct Merged {
     manifest: Manifest,
     encoded: Vec<u8>,
-    groups: Option<Vec<u8>>,
+    page_roots: Option<Vec<u8>>,
 }
 
 /// Files of which the fileserver lacks at least one chunk.

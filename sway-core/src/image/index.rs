@@ -7,12 +7,12 @@
 use std::collections::BTreeMap;
 
 use super::layer::{Action, Change, Layer, Special};
-use crate::chunk::{CHUNK_LEN, ChunkRef, CutChunk, GROUP_LEN, group_count};
+use crate::chunk::{CHUNK_LEN, ChunkRef, CutChunk};
 use crate::digest::{DIGEST_LEN, Digest};
 use crate::manifest::{FileContent, FilePiece, Metadata, Timestamp};
 
 /// Changes with the bytes, and with what reading a layer means.
-pub const INDEX_VERSION: u8 = 1;
+pub const INDEX_VERSION: u8 = 2;
 
 const MAGIC: &[u8; 7] = b"SWAYLYR";
 
@@ -127,7 +127,8 @@ impl Writer {
         }
     }
 
-    /// Pieces: 0 and a count for holes, else the chunk's length, its digest and its groups'.
+    /// Pieces: 0 and a count for holes, else the chunk's length, its digest and its page root if it
+    /// has one.
     fn content(&mut self, content: &FileContent) {
         self.len(content.pieces().len());
         for piece in content.pieces() {
@@ -139,8 +140,8 @@ impl Writer {
                 FilePiece::Chunk(cut) => {
                     self.u32(cut.chunk.len);
                     self.0.extend_from_slice(cut.chunk.digest.as_bytes());
-                    for group in &cut.groups {
-                        self.0.extend_from_slice(group.as_bytes());
+                    if let Some(root) = cut.page_root {
+                        self.0.extend_from_slice(root.as_bytes());
                     }
                 }
             }
@@ -220,10 +221,11 @@ impl<'a> Reader<'a> {
                 0 => content.push_holes(self.u32()?),
                 len if len <= CHUNK_LEN => {
                     let chunk = ChunkRef { digest: self.digest()?, len };
-                    let groups = (0..group_count(len, GROUP_LEN))
-                        .map(|_| self.digest())
-                        .collect::<Option<_>>()?;
-                    content.push_chunk(CutChunk { chunk, groups });
+                    let page_root = match chunk.has_page_root() {
+                        true => Some(self.digest()?),
+                        false => None,
+                    };
+                    content.push_chunk(CutChunk { chunk, page_root });
                 }
                 _ => return None,
             }

@@ -1,4 +1,4 @@
-//! The bytes of a manifest, version 1. `docs/format.md` specifies them; integers are little
+//! The bytes of a manifest, version 2. `docs/format.md` specifies them; integers are little
 //! endian. Decoding copies into tables and checks every promise that [`Manifest`] makes.
 
 use std::collections::HashSet;
@@ -9,11 +9,15 @@ use super::{
     Xattr, mode, tree,
 };
 use crate::blob::BLOB_LEN_MAX;
-use crate::chunk::ChunkRef;
+use crate::chunk::{ChunkRef, PAGE_LEN};
 use crate::digest::{DIGEST_LEN, Digest};
 
-/// The version that is written. Version N reads N and N−1; this is the first.
-pub const FORMAT_VERSION: u8 = 1;
+/// The version that is written. Version N reads N and N−1.
+pub const FORMAT_VERSION: u8 = 2;
+
+/// Had hashes of pieces of 16 KiB where there are page roots now. Its images are read as ever and
+/// have no page roots.
+const VERSION_1: u8 = 1;
 
 const MAGIC: &[u8; 8] = b"SWAYMNF\0";
 const HOLE: u32 = u32::MAX;
@@ -47,8 +51,9 @@ impl Manifest {
         out.0.extend_from_slice(MAGIC);
         out.0.extend_from_slice(&[FORMAT_VERSION, 0, 0, 0]);
         out.u32(self.chunk_len);
-        out.u32(self.group_len);
-        out.0.extend_from_slice(self.groups.map_or([0; DIGEST_LEN], |d| *d.as_bytes()).as_slice());
+        out.u32(PAGE_LEN);
+        let page_roots = self.page_roots.map_or([0; DIGEST_LEN], |digest| *digest.as_bytes());
+        out.0.extend_from_slice(&page_roots);
         for len in [
             config.len(),
             self.chunks.len(),
@@ -101,23 +106,24 @@ impl Manifest {
         if input.take(MAGIC.len())? != MAGIC {
             return invalid("it starts with other bytes");
         }
-        match input.take(4)? {
-            [FORMAT_VERSION, 0, 0, 0] => {}
+        let version = match input.take(4)? {
+            [version @ (VERSION_1 | FORMAT_VERSION), 0, 0, 0] => *version,
             [version, ..] if *version > FORMAT_VERSION => {
                 return Err(ManifestError::Newer(*version));
             }
             other => return invalid(format!("unknown version bytes {other:?}")),
-        }
+        };
         let chunk_len = input.u32()?;
-        let group_len = input.u32()?;
+        let page_len = input.u32()?;
         if !chunk_len.is_power_of_two() || !(4096..=CHUNK_LEN_MAX).contains(&chunk_len) {
             return invalid(format!("chunk length {chunk_len}"));
         }
-        if !group_len.is_power_of_two() || !(4096..=chunk_len).contains(&group_len) {
-            return invalid(format!("page-group length {group_len}"));
+        if version == FORMAT_VERSION && page_len != PAGE_LEN {
+            return invalid(format!("page length {page_len}"));
         }
-        let groups = input.digest()?;
-        let groups = (groups.as_bytes() != &[0; DIGEST_LEN]).then_some(groups);
+        let page_roots = input.digest()?;
+        let has_roots = version == FORMAT_VERSION && page_roots.as_bytes() != &[0; DIGEST_LEN];
+        let page_roots = has_roots.then_some(page_roots);
         let config_len = input.len()?;
         let chunk_count = input.len()?;
         let inode_count = input.len()?;
@@ -164,8 +170,7 @@ impl Manifest {
         Ok(Self {
             config,
             chunk_len,
-            group_len,
-            groups,
+            page_roots,
             chunks,
             inodes,
             entries,
@@ -536,9 +541,9 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::{FileContent, Metadata, NodeKind, PageGroups, Tree};
+    use super::super::{FileContent, Metadata, NodeKind, PageRoots, Tree};
     use super::*;
-    use crate::chunk::{CHUNK_LEN, CutChunk, GROUP_LEN};
+    use crate::chunk::{CHUNK_LEN, CutChunk};
 
     fn small_tree() -> Tree {
         let mut tree = Tree::new();
@@ -575,7 +580,7 @@ mod tests {
 
     #[test]
     fn a_manifest_reads_back() {
-        let (manifest, groups) = small_tree().to_manifest(RunConfig::default()).unwrap();
+        let (manifest, roots) = small_tree().to_manifest(RunConfig::default()).unwrap();
         let decoded = Manifest::decode(&manifest.encode().unwrap()).unwrap();
         assert_eq!(decoded, manifest);
 
@@ -588,10 +593,11 @@ mod tests {
         assert_eq!(decoded.xattrs(file)[0].name, b"user.a");
         assert_eq!(decoded.inode(Ino::ROOT).unwrap().nlink, 3);
 
-        let groups = PageGroups::decode(&decoded, &groups.unwrap()).unwrap();
-        assert_eq!(groups.hash(&decoded, 0, 1), Some(Digest::of(&[7; GROUP_LEN as usize])));
-        assert_eq!(groups.hash(&decoded, 1, 0), Some(Digest::of(b"tail")));
-        assert_eq!(groups.hash(&decoded, 1, 1), None);
+        let roots = PageRoots::decode(&decoded, &roots.unwrap()).unwrap();
+        let long = crate::page_tree::page_root(&vec![7; CHUNK_LEN as usize]);
+        assert_eq!(roots.root(0), Some(long));
+        assert_eq!(roots.root(1), Some(Digest::of(b"tail")));
+        assert_eq!(roots.root(2), None);
     }
 
     #[test]
@@ -616,7 +622,7 @@ mod tests {
         let (chunks, files) = (100_000u32, 50_000u32);
         let chunk = ChunkRef { digest: Digest::of(b"any"), len: CHUNK_LEN };
         manifest.chunks = vec![chunk; chunks as usize];
-        manifest.groups = None;
+        manifest.page_roots = None;
         manifest.strings.clear();
         let (mut root, mut file) = (manifest.inodes[0].clone(), manifest.inodes[0].clone());
         root.body = Body::Directory { parent: Ino::ROOT, entries: 0..files as usize };

@@ -5,10 +5,10 @@
 //! encoded form is a blob, so its digest names the image. [`Manifest::decode`] checks everything
 //! that readers rely on, so none of them checks again.
 //!
-//! `format` has the bytes, `tree` the builder, `groups` the page groups.
+//! `format` has the bytes, `tree` the builder, `pages` the pages of files.
 
 mod format;
-mod groups;
+mod pages;
 mod tree;
 
 use std::ops::Range;
@@ -19,7 +19,7 @@ use crate::chunk::ChunkRef;
 use crate::digest::Digest;
 
 pub use format::{FORMAT_VERSION, ManifestError};
-pub use groups::{GroupSource, PageGroups};
+pub use pages::{PageRoots, PageSource};
 pub(crate) use tree::is_file_name;
 pub use tree::{FileContent, FilePiece, Metadata, NodeId, NodeKind, Tree, TreeError};
 
@@ -201,8 +201,7 @@ pub(crate) struct Entry {
 pub struct Manifest {
     pub(crate) config: RunConfig,
     pub(crate) chunk_len: u32,
-    pub(crate) group_len: u32,
-    pub(crate) groups: Option<Digest>,
+    pub(crate) page_roots: Option<Digest>,
     pub(crate) chunks: Vec<ChunkRef>,
     pub(crate) inodes: Vec<Inode>,
     pub(crate) entries: Vec<Entry>,
@@ -222,14 +221,9 @@ impl Manifest {
         self.chunk_len
     }
 
-    /// Bytes of a page group.
-    pub fn group_len(&self) -> u32 {
-        self.group_len
-    }
-
-    /// The blob with the page-group hashes; none where every chunk is one group.
-    pub fn groups(&self) -> Option<Digest> {
-        self.groups
+    /// The blob with the page roots of chunks; none where every chunk is one page.
+    pub fn page_roots(&self) -> Option<Digest> {
+        self.page_roots
     }
 
     /// All unique chunks, in the order of first appearance.
@@ -239,7 +233,7 @@ impl Manifest {
 
     /// Every blob that a reader of this manifest may ask for, the manifest itself excepted.
     pub fn blobs(&self) -> impl Iterator<Item = Digest> + '_ {
-        self.chunks.iter().map(|chunk| chunk.digest).chain(self.groups)
+        self.chunks.iter().map(|chunk| chunk.digest).chain(self.page_roots)
     }
 
     /// How many inodes there are.

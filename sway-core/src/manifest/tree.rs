@@ -6,7 +6,7 @@ use super::{
     Body, Entry, Extent, ExtentSource, Ino, Inode, Manifest, NAME_LEN_MAX, RunConfig,
     SYMLINK_LEN_MAX, Timestamp, Xattr, mode,
 };
-use crate::chunk::{CHUNK_LEN, ChunkRef, CutChunk, GROUP_LEN};
+use crate::chunk::{CHUNK_LEN, ChunkRef, CutChunk};
 use crate::digest::Digest;
 
 /// A node's number in a [`Tree`]. Two entries with one node are hard links.
@@ -190,8 +190,8 @@ impl Tree {
         self.entries(directory)?.get(name).copied()
     }
 
-    /// Lays the tree out. The second value is the page-group blob that the manifest names, to be
-    /// stored beside it; none where every chunk is one group.
+    /// Lays the tree out. The second value is the blob of page roots that the manifest names, to be
+    /// stored beside it; none where every chunk is one page.
     pub fn to_manifest(&self, config: RunConfig) -> Result<(Manifest, Option<Vec<u8>>), TreeError> {
         let mut layout = Layout::default();
         layout.number(self)?;
@@ -212,7 +212,7 @@ struct Layout {
     links: HashMap<NodeId, u32>,
     chunk_index: HashMap<Digest, u32>,
     chunks: Vec<ChunkRef>,
-    groups: Vec<u8>,
+    page_roots: Vec<u8>,
     inodes: Vec<Inode>,
     entries: Vec<Entry>,
     extents: Vec<Extent>,
@@ -325,8 +325,8 @@ impl Layout {
         let index = index.ok_or(TreeError::TooMany("chunks"))?;
         self.chunk_index.insert(cut.chunk.digest, index);
         self.chunks.push(cut.chunk);
-        for group in &cut.groups {
-            self.groups.extend_from_slice(group.as_bytes());
+        if let Some(root) = cut.page_root {
+            self.page_roots.extend_from_slice(root.as_bytes());
         }
         Ok(index)
     }
@@ -367,12 +367,11 @@ impl Layout {
     }
 
     fn finish(self, config: RunConfig) -> (Manifest, Option<Vec<u8>>) {
-        let groups = (!self.groups.is_empty()).then_some(self.groups);
+        let page_roots = (!self.page_roots.is_empty()).then_some(self.page_roots);
         let manifest = Manifest {
             config,
             chunk_len: CHUNK_LEN,
-            group_len: GROUP_LEN,
-            groups: groups.as_deref().map(Digest::of),
+            page_roots: page_roots.as_deref().map(Digest::of),
             chunks: self.chunks,
             inodes: self.inodes,
             entries: self.entries,
@@ -380,7 +379,7 @@ impl Layout {
             xattr_sets: self.xattr_sets,
             strings: self.strings,
         };
-        (manifest, groups)
+        (manifest, page_roots)
     }
 }
 

@@ -1,15 +1,23 @@
-//! The bytes of a trace, version 1. `docs/format.md` specifies them; integers are little endian.
+//! The bytes of a trace, version 2. `docs/format.md` specifies them; integers are little endian.
 
 use super::{
-    FILES_MAX, FRAME_LEN_MAX, PATHS_LEN_MAX, RANGES_MAX, Trace, TraceError, TraceFrame, TraceRange,
-    TracedFile, invalid,
+    FILES_MAX, PATHS_LEN_MAX, RANGES_MAX, Trace, TraceError, TraceFrame, TraceRange, TracedFile,
+    invalid,
 };
+use crate::chunk::PAGE_LEN;
 use crate::digest::{DIGEST_LEN, Digest};
+use crate::page_tree::PAGES_MAX;
 
-/// The version that is written. Version N reads N and N−1; this is the first.
-pub const TRACE_VERSION: u8 = 1;
+/// The version that is written, and read: what was traced before is recorded anew.
+pub const TRACE_VERSION: u8 = 2;
+
+/// Had pieces of 16 KiB where there are pages now.
+const VERSION_1: u8 = 1;
 
 const MAGIC: &[u8; 8] = b"SWAYTRC\0";
+
+/// The longest chunk whose pages can be proven.
+const CHUNK_LEN_MAX: u32 = PAGES_MAX * PAGE_LEN;
 
 /// Bytes of a file's record: content, size, length of the path.
 const FILE_LEN: usize = DIGEST_LEN + 12;
@@ -32,7 +40,7 @@ impl Trace {
         };
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&[TRACE_VERSION, 0, 0, 0]);
-        u32(&mut out, self.group_len);
+        u32(&mut out, self.chunk_len);
         for count in [self.files.len(), self.ranges.len(), self.frames.len(), paths] {
             len(&mut out, count);
         }
@@ -67,11 +75,12 @@ impl Trace {
         match input.array()? {
             [TRACE_VERSION, 0, 0, 0] => {}
             [version, ..] if version > TRACE_VERSION => return Err(TraceError::Newer(version)),
+            [version @ VERSION_1, 0, 0, 0] => return Err(TraceError::Older(version)),
             other => return invalid(format!("unknown version bytes {other:?}")),
         }
-        let group_len = input.u32()?;
-        if !group_len.is_power_of_two() || !(4096..=FRAME_LEN_MAX).contains(&(group_len as usize)) {
-            return invalid(format!("page-group length {group_len}"));
+        let chunk_len = input.u32()?;
+        if !chunk_len.is_power_of_two() || !(PAGE_LEN..=CHUNK_LEN_MAX).contains(&chunk_len) {
+            return invalid(format!("chunk length {chunk_len}"));
         }
         let file_count = input.count(FILES_MAX)?;
         let range_count = input.count(RANGES_MAX)?;
@@ -92,7 +101,7 @@ impl Trace {
         let ranges = (0..range_count).map(|_| ranges.range()).collect::<Result<_, _>>()?;
         let mut next = 0;
         let frames = (0..frame_count).map(|_| frames.frame(&mut next)).collect::<Result<_, _>>()?;
-        Self::checked(group_len, files, ranges, frames)
+        Self::checked(chunk_len, files, ranges, frames)
     }
 }
 

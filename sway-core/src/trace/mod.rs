@@ -1,30 +1,32 @@
 //! Start traces: what runs of one entry of an image touched, in order of first use.
 //!
-//! A [`Trace`] names page groups ([`GROUP_LEN`]) of files by content, so that it holds for every
-//! image that has these contents. Their bytes lie in **frames**: blobs of at most
-//! [`FRAME_LEN_MAX`] raw bytes, each the bytes of some successive ranges one after the other. A
-//! bundle lists what a cold start needs in the order in which it needs it ([`Trace::to_bundle`]),
+//! A [`Trace`] names pages ([`PAGE_LEN`]) of files by content, so that it holds for every image
+//! that has these contents. Their bytes lie in **frames**: blobs of at most [`FRAME_LEN_MAX`] raw
+//! bytes, each the pages of some successive ranges one after the other, and then what proves that
+//! they are their chunks' ([`FramePart`]). A bundle lists what a cold start needs in the order in which it needs it ([`Trace::to_bundle`]),
 //! and a ref leads to the bundle ([`trace_ref`]). Holes are in no trace.
 //!
-//! `format` has the bytes, `touches` what is noted during a run.
+//! `format` has the bytes, `frame` what a frame holds, `touches` what is noted during a run.
 
 mod format;
+mod frame;
 mod key;
 pub mod touches;
 
 use std::ops::Range;
 
 use crate::bundle::Bundle;
-use crate::chunk::GROUP_LEN;
+use crate::chunk::{CHUNK_LEN, PAGE_LEN};
 use crate::digest::Digest;
 
 pub use format::TRACE_VERSION;
+pub use frame::FramePart;
 pub use key::{TraceKey, trace_ref};
 
 /// Most raw bytes of a frame.
 pub const FRAME_LEN_MAX: usize = 256 << 10;
 
-/// Most raw bytes of all frames of a trace.
+/// Most bytes of all pages of a trace.
 pub const TRACE_BYTES_MAX: u64 = 512 << 20;
 
 /// Most files of a trace.
@@ -45,6 +47,9 @@ pub enum TraceError {
     /// Something else, cut short, or against a rule of traces.
     #[error("not a trace: {0}")]
     Invalid(String),
+    /// From an older Sway, in which frames proved nothing of single pages.
+    #[error("trace version {0} is not read any more: the next run records another one")]
+    Older(u8),
     /// From a newer Sway.
     #[error("trace version {0} is newer than this program knows ({TRACE_VERSION}): update sway")]
     Newer(u8),
@@ -69,20 +74,20 @@ pub struct TracedFile {
     pub path: Box<[u8]>,
 }
 
-/// Successive page groups of one file.
+/// Successive pages of one file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TraceRange {
     /// Index of the file.
     pub file: u32,
-    /// The first group.
+    /// The first page.
     pub first: u32,
-    /// How many groups, at least one.
+    /// How many pages, at least one.
     pub count: u32,
     /// Sampled cold starts in a row that did not use it.
     pub idle: u8,
 }
 
-/// A blob with the bytes of some ranges, one after the other.
+/// A blob with the pages of some ranges.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceFrame {
     /// The blob.
@@ -93,11 +98,11 @@ pub struct TraceFrame {
     pub ranges: Range<usize>,
 }
 
-/// A checked trace: every range lies within its file, no group comes twice, each frame is as long
-/// as its ranges, and the frames hold all ranges in order.
+/// A checked trace: every range lies within its file, no page comes twice, each frame is as long
+/// as its ranges and their proofs, and the frames hold all ranges in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trace {
-    group_len: u32,
+    chunk_len: u32,
     files: Vec<TracedFile>,
     ranges: Vec<TraceRange>,
     frames: Vec<TraceFrame>,
@@ -105,31 +110,31 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// A trace of these parts, in page groups of [`GROUP_LEN`], if they keep the rules.
+    /// A trace of these parts, of files in chunks of [`CHUNK_LEN`], if they keep the rules.
     pub fn new(
         files: Vec<TracedFile>,
         ranges: Vec<TraceRange>,
         frames: Vec<TraceFrame>,
     ) -> Result<Self, TraceError> {
-        Self::checked(GROUP_LEN, files, ranges, frames)
+        Self::checked(CHUNK_LEN, files, ranges, frames)
     }
 
     fn checked(
-        group_len: u32,
+        chunk_len: u32,
         files: Vec<TracedFile>,
         ranges: Vec<TraceRange>,
         frames: Vec<TraceFrame>,
     ) -> Result<Self, TraceError> {
-        let mut trace = Self { group_len, files, ranges, frames, raw_len: 0 };
+        let mut trace = Self { chunk_len, files, ranges, frames, raw_len: 0 };
         trace.check_files()?;
         trace.check_ranges()?;
         trace.raw_len = trace.check_frames()?;
         Ok(trace)
     }
 
-    /// Bytes of a page group. A reader compares it with the manifest's.
-    pub fn group_len(&self) -> u32 {
-        self.group_len
+    /// Bytes of a chunk of its files. A reader compares it with the manifest's.
+    pub fn chunk_len(&self) -> u32 {
+        self.chunk_len
     }
 
     /// The files.
@@ -147,21 +152,26 @@ impl Trace {
         &self.frames
     }
 
-    /// Raw bytes of all frames.
+    /// What one of [`Trace::frames`] holds, in order.
+    pub fn parts(&self, frame: &TraceFrame) -> Vec<FramePart> {
+        frame::parts(self.chunk_len, &self.files, &self.ranges[frame.ranges.clone()])
+    }
+
+    /// Bytes of all pages.
     pub fn raw_len(&self) -> u64 {
         self.raw_len
     }
 
-    /// The bytes of its file that one of [`Trace::ranges`] is; a file's last group is short.
+    /// The bytes of its file that one of [`Trace::ranges`] is; a file's last page is short.
     pub fn range_bytes(&self, range: &TraceRange) -> Range<u64> {
-        span(self.group_len, self.files[range.file as usize].size, range)
+        span(self.files[range.file as usize].size, range)
     }
 
-    /// The bundle of an image with the page groups `groups`, where `trace` names the encoded
-    /// trace: page groups, trace, frames.
-    pub fn to_bundle(&self, groups: Option<Digest>, trace: Digest) -> Bundle {
+    /// The bundle of an image with the page roots `page_roots`, where `trace` names the encoded
+    /// trace: page roots, trace, frames.
+    pub fn to_bundle(&self, page_roots: Option<Digest>, trace: Digest) -> Bundle {
         let frames = self.frames.iter().map(|frame| frame.digest);
-        Bundle { members: groups.into_iter().chain([trace]).chain(frames).collect() }
+        Bundle { members: page_roots.into_iter().chain([trace]).chain(frames).collect() }
     }
 
     fn check_files(&self) -> Result<(), TraceError> {
@@ -197,8 +207,8 @@ impl Trace {
             let Some(file) = self.files.get(range.file as usize) else {
                 return invalid("a range of an unknown file");
             };
-            let groups = file.size.div_ceil(u64::from(self.group_len));
-            if range.count == 0 || u64::from(range.first) + u64::from(range.count) > groups {
+            let pages = file.size.div_ceil(u64::from(PAGE_LEN));
+            if range.count == 0 || u64::from(range.first) + u64::from(range.count) > pages {
                 return invalid("a range that is empty or beyond its file");
             }
         }
@@ -207,10 +217,10 @@ impl Trace {
         let apart = |a: &&TraceRange, b: &&TraceRange| {
             a.file != b.file || u64::from(a.first) + u64::from(a.count) <= u64::from(b.first)
         };
-        if sorted.is_sorted_by(apart) { Ok(()) } else { invalid("a page group that comes twice") }
+        if sorted.is_sorted_by(apart) { Ok(()) } else { invalid("a page that comes twice") }
     }
 
-    /// Returns the raw bytes of all frames.
+    /// Returns the bytes of all pages.
     fn check_frames(&self) -> Result<u64, TraceError> {
         let (mut next, mut total) = (0, 0u64);
         for frame in &self.frames {
@@ -221,14 +231,19 @@ impl Trace {
                 return invalid("frames that share ranges, leave some out, or hold none");
             }
             next = frame.ranges.end;
-            let len = ranges.iter().fold(0u64, |sum, range| {
+            let bytes = ranges.iter().fold(0u64, |sum, range| {
                 let bytes = self.range_bytes(range);
                 sum.saturating_add(bytes.end - bytes.start)
             });
+            // Nothing is computed of what is too long anyway.
+            let len = match bytes > FRAME_LEN_MAX as u64 {
+                true => bytes,
+                false => frame::len(&self.parts(frame)),
+            };
             if len != u64::from(frame.len) || len > FRAME_LEN_MAX as u64 {
                 return invalid(format!("a frame of {} bytes for {len} of ranges", frame.len));
             }
-            total += len;
+            total += bytes;
         }
         if next != self.ranges.len() {
             return invalid("ranges that no frame holds");
@@ -240,9 +255,9 @@ impl Trace {
     }
 }
 
-fn span(group_len: u32, size: u64, range: &TraceRange) -> Range<u64> {
-    let start = u64::from(range.first) * u64::from(group_len);
-    let end = start + u64::from(range.count) * u64::from(group_len);
+fn span(size: u64, range: &TraceRange) -> Range<u64> {
+    let start = u64::from(range.first) * u64::from(PAGE_LEN);
+    let end = start + u64::from(range.count) * u64::from(PAGE_LEN);
     start.min(size)..end.min(size)
 }
 

@@ -1,4 +1,4 @@
-//! What runs touch: page groups in order of first use, and how a trace grows by them.
+//! What runs touch: pages in order of first use, and how a trace grows by them.
 //!
 //! A run's READs become [`Touches`]; [`Touches::merge`] adds them to the trace that there is, or
 //! starts one, and says which frames have to be made. A trace that has grown by more than a
@@ -9,12 +9,13 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::{
-    FILES_MAX, FRAME_LEN_MAX, PATH_LEN_MAX, PATHS_LEN_MAX, TRACE_BYTES_MAX, Trace, TraceError,
-    TraceFrame, TraceRange, TracedFile, span,
+    FILES_MAX, FRAME_LEN_MAX, FramePart, PATH_LEN_MAX, PATHS_LEN_MAX, TRACE_BYTES_MAX, Trace,
+    TraceError, TraceFrame, TraceRange, TracedFile, frame, span,
 };
-use crate::chunk::GROUP_LEN;
-use crate::digest::Digest;
-use crate::manifest::{GroupSource, Ino, Manifest};
+use crate::chunk::{CHUNK_LEN, PAGE_LEN};
+use crate::digest::{DIGEST_LEN, Digest};
+use crate::manifest::{Ino, Manifest, PageSource};
+use crate::page_tree::depth;
 
 /// A range that so many sampled cold starts in a row did not use is useless.
 pub const IDLE_MAX: u8 = 3;
@@ -74,7 +75,7 @@ impl<'a> Contents<'a> {
         }
     }
 
-    /// How many raw bytes of `trace` these contents have.
+    /// How many bytes of `trace` these contents have.
     pub fn coverage(&self, trace: &Trace) -> u64 {
         let held: Vec<bool> =
             trace.files().iter().map(|file| self.inodes.contains_key(&file.content)).collect();
@@ -85,7 +86,7 @@ impl<'a> Contents<'a> {
     /// What of `trace` is worth streaming for this image: the frames of which it has at least one
     /// byte in `share`. None where there is none.
     pub fn restrict(&self, trace: &Trace, share: u64) -> Option<Trace> {
-        if trace.group_len() != self.manifest.group_len() {
+        if trace.chunk_len() != self.manifest.chunk_len() {
             return None;
         }
         let held: Vec<bool> =
@@ -119,11 +120,11 @@ impl<'a> Contents<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Touch {
     file: u32,
-    group: u32,
+    page: u32,
     idle: u8,
 }
 
-/// Page groups of files, each once, in order of first use, within the bounds of a trace.
+/// Pages of files, each once, in order of first use, within the bounds of a trace.
 #[derive(Clone, Debug, Default)]
 pub struct Touches {
     files: Vec<TracedFile>,
@@ -143,18 +144,18 @@ impl Touches {
         Self::default()
     }
 
-    /// What a run on `manifest` touched: inodes and page groups in order of first use. What is no
-    /// data (holes, groups beyond the end, foreign numbers) is left out.
+    /// What a run on `manifest` touched: inodes and pages in order of first use. What is no
+    /// data (holes, pages beyond the end, foreign numbers) is left out.
     pub fn of_run(manifest: &Manifest, noted: &[(Ino, u32)]) -> Self {
         let mut touches = Self::new();
-        if manifest.group_len() != GROUP_LEN {
+        if manifest.chunk_len() != CHUNK_LEN || !manifest.has_page_roots() {
             return touches;
         }
         let inos: HashSet<Ino> = noted.iter().map(|(ino, _)| *ino).collect();
         let paths = paths_of(manifest, &inos);
         let mut files: HashMap<Ino, Option<u32>> = HashMap::new();
-        for &(ino, group) in noted {
-            let Some(GroupSource::Chunk { .. }) = manifest.group(ino, group) else { continue };
+        for &(ino, page) in noted {
+            let Some(PageSource::Chunk { .. }) = manifest.page(ino, page) else { continue };
             let file = *files.entry(ino).or_insert_with(|| {
                 let file = TracedFile {
                     content: manifest.content_id(ino)?,
@@ -164,13 +165,13 @@ impl Touches {
                 touches.add_file(&file)
             });
             if let Some(file) = file {
-                touches.add(Touch { file, group, idle: 0 });
+                touches.add(Touch { file, page, idle: 0 });
             }
         }
         touches
     }
 
-    /// What a trace names. Empty where its page groups have another length.
+    /// What a trace names. Empty where its chunks have another length.
     pub fn of_trace(trace: &Trace) -> Self {
         let mut touches = Self::new();
         touches.extend_by_trace(trace);
@@ -180,14 +181,14 @@ impl Touches {
     /// Adds what `trace` names and these touches lack, at their end. Returns the bytes added.
     pub fn extend_by_trace(&mut self, trace: &Trace) -> u64 {
         let before = self.len;
-        if trace.group_len() != GROUP_LEN {
+        if trace.chunk_len() != CHUNK_LEN {
             return 0;
         }
         let files: Vec<_> = trace.files().iter().map(|file| self.add_file(file)).collect();
         for range in trace.ranges() {
             let Some(file) = files[range.file as usize] else { continue };
-            for group in range.first..range.first + range.count {
-                self.add(Touch { file, group, idle: range.idle });
+            for page in range.first..range.first + range.count {
+                self.add(Touch { file, page, idle: range.idle });
             }
         }
         self.len - before
@@ -208,7 +209,7 @@ impl Touches {
         self.len - before
     }
 
-    /// Raw bytes of all groups.
+    /// Bytes of all pages.
     pub fn raw_len(&self) -> u64 {
         self.len
     }
@@ -218,9 +219,9 @@ impl Touches {
         self.order.is_empty()
     }
 
-    /// Files and groups, in order.
-    pub fn groups(&self) -> impl Iterator<Item = (&TracedFile, u32)> + '_ {
-        self.order.iter().map(|touch| (&self.files[touch.file as usize], touch.group))
+    /// Files and pages, in order.
+    pub fn pages(&self) -> impl Iterator<Item = (&TracedFile, u32)> + '_ {
+        self.order.iter().map(|touch| (&self.files[touch.file as usize], touch.page))
     }
 
     /// Frames for all of it.
@@ -236,7 +237,7 @@ impl Touches {
         seen: &Self,
         place: impl Fn(&TracedFile) -> Place,
     ) -> Option<Plan> {
-        let Some(old) = old.filter(|old| old.group_len() == GROUP_LEN) else {
+        let Some(old) = old.filter(|old| old.chunk_len() == CHUNK_LEN) else {
             return (!seen.is_empty()).then(|| seen.clone().plan());
         };
         let places: Vec<Place> = old.files().iter().map(place).collect();
@@ -328,68 +329,80 @@ impl Touches {
     }
 
     fn add(&mut self, touch: Touch) {
-        let len = self.group_bytes(touch);
+        let len = self.page_bytes(touch);
         if len > 0
             && self.len + len <= TRACE_BYTES_MAX
-            && self.known.insert((touch.file, touch.group))
+            && self.known.insert((touch.file, touch.page))
         {
             self.len += len;
             self.order.push(touch);
         }
     }
 
-    fn group_bytes(&self, touch: Touch) -> u64 {
-        let range = TraceRange { file: touch.file, first: touch.group, count: 1, idle: 0 };
-        len(&span(GROUP_LEN, self.files[touch.file as usize].size, &range))
+    fn page_bytes(&self, touch: Touch) -> u64 {
+        let range = TraceRange { file: touch.file, first: touch.page, count: 1, idle: 0 };
+        len(&span(self.files[touch.file as usize].size, &range))
     }
 
-    /// Cuts groups into frames; the frames' digests are yet to be known.
+    /// Cuts pages into frames; the frames' digests are yet to be known.
     fn planned(&self, order: &[Touch]) -> (Vec<TraceRange>, Vec<TraceFrame>) {
         let (mut ranges, mut frames) = (Vec::new(), Vec::new());
         let mut rest = order;
         while !rest.is_empty() {
-            let (mut count, mut frame_len) = (0, 0);
+            let (mut count, mut cost) = (0, 0);
             for touch in rest {
-                let len = self.group_bytes(*touch);
-                if frame_len + len > FRAME_LEN_MAX as u64 {
+                cost += self.cost(*touch);
+                if cost > FRAME_LEN_MAX as u64 {
                     break;
                 }
-                frame_len += len;
                 count += 1;
             }
             let (frame, later) = rest.split_at(count);
             rest = later;
             let start = ranges.len();
             ranges.extend(joined(frame));
+            let parts = frame::parts(CHUNK_LEN, &self.files, &ranges[start..]);
             frames.push(TraceFrame {
                 digest: Digest::from_bytes([0; 20]),
-                len: u32::try_from(frame_len).expect("bounded by FRAME_LEN_MAX"),
+                len: u32::try_from(frame::len(&parts)).expect("its pages cost no more"),
                 ranges: start..ranges.len(),
             });
         }
         (ranges, frames)
     }
+
+    fn cost(&self, touch: Touch) -> u64 {
+        cost(self.files[touch.file as usize].size, touch.page)
+    }
 }
 
-/// The groups of a frame as ranges: files in order of first use, the groups of each in their own
+/// Most bytes that a page takes in a frame, its share of a proof included.
+fn cost(size: u64, page: u32) -> u64 {
+    let (_, pages) = frame::chunk_of(CHUNK_LEN, size, page);
+    let range = TraceRange { file: 0, first: page, count: 1, idle: 0 };
+    len(&span(size, &range)) + u64::from(depth(pages)) * DIGEST_LEN as u64
+}
+
+/// The most that any page takes.
+const COST_MAX: u64 = PAGE_LEN as u64 + (CHUNK_LEN / PAGE_LEN).ilog2() as u64 * DIGEST_LEN as u64;
+
+/// The pages of a frame as ranges: files in order of first use, the pages of each in their own
 /// order, neighbours together.
-fn joined(groups: &[Touch]) -> Vec<TraceRange> {
+fn joined(pages: &[Touch]) -> Vec<TraceRange> {
     let mut rank: HashMap<u32, usize> = HashMap::new();
-    for touch in groups {
+    for touch in pages {
         let next = rank.len();
         rank.entry(touch.file).or_insert(next);
     }
-    let mut sorted = groups.to_vec();
-    sorted.sort_unstable_by_key(|touch| (rank[&touch.file], touch.group));
+    let mut sorted = pages.to_vec();
+    sorted.sort_unstable_by_key(|touch| (rank[&touch.file], touch.page));
     let mut ranges: Vec<TraceRange> = Vec::new();
-    for Touch { file, group, idle } in sorted {
+    for Touch { file, page, idle } in sorted {
         match ranges.last_mut() {
-            Some(last)
-                if (last.file, last.first + last.count, last.idle) == (file, group, idle) =>
-            {
+            Some(last) if (last.file, last.first + last.count, last.idle) == (file, page, idle) => {
                 last.count += 1;
             }
-            _ => ranges.push(TraceRange { file, first: group, count: 1, idle }),
+            _ => ranges.push(TraceRange { file, first: page, count: 1, idle }),
         }
     }
     ranges
@@ -398,9 +411,15 @@ fn joined(groups: &[Touch]) -> Vec<TraceRange> {
 /// Bytes of the frames that came after the last planning: that one filled all its frames but the
 /// last.
 fn appended(trace: &Trace) -> u64 {
-    let full = FRAME_LEN_MAX - GROUP_LEN as usize;
-    let frames = trace.frames().iter();
-    let later = frames.skip_while(|frame| frame.len as usize > full).skip(1);
+    let is_full = |frame: &&TraceFrame| {
+        let ranges = trace.ranges()[frame.ranges.clone()].iter();
+        let costs = ranges.flat_map(|range| {
+            let size = trace.files()[range.file as usize].size;
+            (range.first..range.first + range.count).map(move |page| cost(size, page))
+        });
+        costs.sum::<u64>() > FRAME_LEN_MAX as u64 - COST_MAX
+    };
+    let later = trace.frames().iter().skip_while(is_full).skip(1);
     later.map(|frame| u64::from(frame.len)).sum()
 }
 
@@ -414,19 +433,17 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The ranges of each frame that has to be made, in order.
-    pub fn to_make(&self) -> impl ExactSizeIterator<Item = &[TraceRange]> {
-        self.frames[self.kept..].iter().map(|frame| &self.ranges[frame.ranges.clone()])
+    /// What each frame holds that has to be made, in order.
+    pub fn to_make(&self) -> impl ExactSizeIterator<Item = Vec<FramePart>> {
+        let parts = |frame: &TraceFrame| {
+            frame::parts(CHUNK_LEN, &self.files, &self.ranges[frame.ranges.clone()])
+        };
+        self.frames[self.kept..].iter().map(parts)
     }
 
-    /// A range's file.
-    pub fn file(&self, range: &TraceRange) -> &TracedFile {
-        &self.files[range.file as usize]
-    }
-
-    /// The bytes of its file that a range is.
-    pub fn range_bytes(&self, range: &TraceRange) -> Range<u64> {
-        span(GROUP_LEN, self.file(range).size, range)
+    /// A part's file.
+    pub fn file(&self, part: &FramePart) -> &TracedFile {
+        &self.files[part.file as usize]
     }
 
     /// Whether all frames have to be made.
@@ -459,31 +476,31 @@ impl Plan {
     }
 }
 
-/// The same trace after a sampled cold start: `used` tells whether a group of a file (by
-/// its position in [`Trace::files`]) was used. Ranges are split where their groups differ; frames
+/// The same trace after a sampled cold start: `used` tells whether a page of a file (by
+/// its position in [`Trace::files`]) was used. Ranges are split where their pages differ; frames
 /// stay.
 pub fn sampled(trace: &Trace, used: impl Fn(u32, u32) -> bool) -> Result<Trace, TraceError> {
     resplit(
         trace,
-        |range, group| {
-            if used(range.file, group) { 0 } else { range.idle.saturating_add(1) }
+        |range, page| {
+            if used(range.file, page) { 0 } else { range.idle.saturating_add(1) }
         },
     )
 }
 
-/// Gives each group a counter. A trace that has too many ranges for that stays as it is.
+/// Gives each page a counter. A trace that has too many ranges for that stays as it is.
 fn resplit(trace: &Trace, idle: impl Fn(&TraceRange, u32) -> u8) -> Result<Trace, TraceError> {
     let mut ranges = Vec::with_capacity(trace.ranges().len());
     let mut frames = Vec::with_capacity(trace.frames().len());
     for frame in trace.frames() {
         let start = ranges.len();
         for range in &trace.ranges()[frame.ranges.clone()] {
-            let groups = (range.first..range.first + range.count).map(|group| Touch {
+            let pages = (range.first..range.first + range.count).map(|page| Touch {
                 file: range.file,
-                group,
-                idle: idle(range, group),
+                page,
+                idle: idle(range, page),
             });
-            ranges.extend(joined(&groups.collect::<Vec<_>>()));
+            ranges.extend(joined(&pages.collect::<Vec<_>>()));
         }
         frames.push(TraceFrame { ranges: start..ranges.len(), ..frame.clone() });
     }
@@ -493,21 +510,21 @@ fn resplit(trace: &Trace, idle: impl Fn(&TraceRange, u32) -> u8) -> Result<Trace
     Trace::new(trace.files().to_vec(), ranges, frames)
 }
 
-/// `trace` with the idle counters of `known`, where both have a group. Frames stay.
+/// `trace` with the idle counters of `known`, where both have a page. Frames stay.
 pub fn with_idle_of(trace: &Trace, known: &Trace) -> Result<Trace, TraceError> {
     let mut idle: HashMap<(Digest, &[u8], u32), u8> = HashMap::new();
     for range in known.ranges().iter().filter(|range| range.idle > 0) {
         let file = &known.files()[range.file as usize];
-        for group in range.first..range.first + range.count {
-            idle.insert((file.content, &file.path, group), range.idle);
+        for page in range.first..range.first + range.count {
+            idle.insert((file.content, &file.path, page), range.idle);
         }
     }
     if idle.is_empty() {
         return Ok(trace.clone());
     }
-    resplit(trace, |range, group| {
+    resplit(trace, |range, page| {
         let file = &trace.files()[range.file as usize];
-        idle.get(&(file.content, &*file.path, group)).copied().unwrap_or(range.idle)
+        idle.get(&(file.content, &*file.path, page)).copied().unwrap_or(range.idle)
     })
 }
 

@@ -327,7 +327,7 @@ impl Chunks {
         }
     }
 
-    /// A blob that is not a chunk: a manifest, page-group hashes. Kept on disk, not in memory.
+    /// A blob that is not a chunk: a manifest, page roots. Kept on disk, not in memory.
     pub async fn blob(&self, digest: Digest, account: &RunAccount) -> Result<Blob, FetchError> {
         if let Some(blob) = self.on_disk(vec![digest]).await.remove(&digest) {
             account.disk_hit(blob.bytes().len() as u64);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fuser::{Errno, ReplyData};
+use sway_core::chunk::PAGE_LEN;
 use sway_core::manifest::Ino;
 use tokio_util::sync::CancellationToken;
 
@@ -32,7 +33,7 @@ pub(super) struct Read {
 #[derive(Debug)]
 struct Waiting {
     reply: Mutex<Option<ReplyData>>,
-    /// What it wants of its page group.
+    /// What it wants of its page.
     range: Range<usize>,
     account: Arc<RunAccount>,
     answered: CancellationToken,
@@ -53,10 +54,10 @@ impl Waiting {
 }
 
 impl Waiter for Waiting {
-    fn complete(&self, group: &Bytes) {
+    fn complete(&self, page: &Bytes) {
         if let Some(reply) = self.take() {
-            let end = self.range.end.min(group.len());
-            let bytes = &group[self.range.start.min(end)..end];
+            let end = self.range.end.min(page.len());
+            let bytes = &page[self.range.start.min(end)..end];
             self.account.memory_hit(bytes.len() as u64);
             reply.data(bytes);
             self.answered.cancel();
@@ -72,8 +73,7 @@ impl Adapter {
     /// Waits for a read off the session's thread.
     pub(super) fn park(&self, read: Read, outlook: Outlook, reply: ReplyData) {
         let board = Arc::clone(&self.surroundings.board);
-        let group_len = u64::from(self.rootfs.manifest().group_len());
-        let start = usize::try_from(read.offset % group_len).expect("within a page group");
+        let start = usize::try_from(read.offset % u64::from(PAGE_LEN)).expect("within a page");
         let waiting = Arc::new(Waiting {
             reply: Mutex::new(Some(reply)),
             range: start..start.saturating_add(read.len),
@@ -91,7 +91,7 @@ impl Adapter {
             Outlook::Near(key) | Outlook::Far(key) | Outlook::Open(key) => {
                 let waiter: Arc<dyn Waiter> = Arc::<Waiting>::clone(&waiting);
                 match board.park(key, &waiter) {
-                    Parked::Here(group) => return waiting.complete(&group),
+                    Parked::Here(page) => return waiting.complete(&page),
                     Parked::Waits => is_coming = true,
                     Parked::Gone => patience = Duration::ZERO,
                 }

@@ -215,11 +215,11 @@ async fn a_question_about_a_file_of_many_extents_does_not_walk_through_it() {
     let chunk = CutChunk::of(&[1; CHUNK_SIZE]);
     let mut content = FileContent::new();
     for _ in 0..PAIRS {
-        content.push_chunk(chunk.clone());
+        content.push_chunk(chunk);
         content.push_holes(1);
     }
     // The same chunk again and again: each is an extent of its own.
-    (0..PAIRS).for_each(|_| content.push_chunk(chunk.clone()));
+    (0..PAIRS).for_each(|_| content.push_chunk(chunk));
     content.push_holes(1);
     let mut tree = Tree::new();
     let file = tree.add(Metadata::default(), NodeKind::Regular(content));

@@ -1,11 +1,11 @@
 //! What of a mount's content is on its way by a start: asked by the FUSE adapter at every read.
 //!
-//! A page group is either expected, or here until it is in the kernel's page cache. A read of a
-//! group that is here is answered from it; a read of one that is expected is parked on it, and
-//! answered the moment it arrives, before the group is pushed: the kernel blocks a push onto a
-//! page that somebody reads until that read is answered. Nothing here ever blocks.
+//! A page is either expected, or here until it is in the kernel's page cache. A read of a page that
+//! is here is answered from it; a read of one that is expected is parked on it, and answered the
+//! moment it arrives, before the page is pushed: the kernel blocks a push onto a page that somebody
+//! reads until that read is answered. Nothing here ever blocks.
 //!
-//! Groups are named by chunk and position in it, so that files that share chunks share them too.
+//! Pages are named by chunk and position in it, so that files that share chunks share them too.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
@@ -15,35 +15,38 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use sway_core::manifest::{GroupSource, Ino, Manifest};
+use sway_core::chunk::PAGE_LEN;
+use sway_core::manifest::{Ino, Manifest, PageSource};
 use tokio::sync::Notify;
 
-/// A group that comes within so many raw bytes of the stream is worth waiting for: asking for it
+/// A page that comes within so many raw bytes of the stream is worth waiting for: asking for it
 /// costs a round trip and takes the line from the stream. About 50 ms at 500 Mbit/s.
 const NEAR: u64 = 8 << 20;
 
-/// Most groups of one read that are looked at; a longer read goes its own way.
+/// Most pages of one read that are looked at; a longer read goes its own way.
 const SPAN_MAX: u32 = 64;
 
-/// A page group of an image's chunks.
+const PAGE_BYTES: u64 = PAGE_LEN as u64;
+
+/// A page of an image's chunks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct GroupKey {
+pub struct PageKey {
     /// Index into [`Manifest::chunks`].
     pub chunk: u32,
-    /// The group within the chunk.
-    pub group: u32,
+    /// The page within the chunk.
+    pub page: u32,
 }
 
 /// One start on a board.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StartId(u64);
 
-/// A read that is parked on a group.
+/// A read that is parked on a page.
 pub trait Waiter: Debug + Send + Sync {
-    /// The group is here: answers the read, unless it was answered meanwhile.
-    fn complete(&self, group: &Bytes);
+    /// The page is here: answers the read, unless it was answered meanwhile.
+    fn complete(&self, page: &Bytes);
 
-    /// The group does not come by the stream any more: the read should go its own way at once.
+    /// The page does not come by the stream any more: the read should go its own way at once.
     fn give_up(&self);
 }
 
@@ -55,13 +58,13 @@ pub enum Outlook {
     /// These are the bytes.
     Here(Bytes),
     /// They arrive soon: it should be parked, and go its own way only after a while.
-    Near(GroupKey),
+    Near(PageKey),
     /// They arrive, but late: it should be parked and go its own way at the same time.
-    Far(GroupKey),
+    Far(PageKey),
     /// A start is under way that has not said yet what it brings: it should be parked until then.
-    Open(GroupKey),
-    /// It goes beyond one group, of which some arrive: it goes its own way and says so.
-    Spanning(Vec<GroupKey>),
+    Open(PageKey),
+    /// It goes beyond one page, of which some arrive: it goes its own way and says so.
+    Spanning(Vec<PageKey>),
 }
 
 /// The board of one mount.
@@ -78,10 +81,10 @@ pub struct Board {
 
 #[derive(Debug, Default)]
 struct State {
-    groups: HashMap<GroupKey, Group>,
-    waiters: HashMap<GroupKey, Vec<Arc<dyn Waiter>>>,
-    /// Groups under reads of several ones that are parked, and by how many.
-    spanned: HashMap<GroupKey, usize>,
+    pages: HashMap<PageKey, Page>,
+    waiters: HashMap<PageKey, Vec<Arc<dyn Waiter>>>,
+    /// Pages under reads of several ones that are parked, and by how many.
+    spanned: HashMap<PageKey, usize>,
     /// How far each start has come, in raw bytes.
     positions: HashMap<StartId, u64>,
     /// Starts that have not said yet what they bring.
@@ -89,7 +92,7 @@ struct State {
 }
 
 #[derive(Debug)]
-enum Group {
+enum Page {
     /// On its way, at this position.
     Expected { start: StartId, at: u64 },
     /// These are its bytes.
@@ -103,13 +106,13 @@ impl State {
         if !self.open.remove(&start) || !self.open.is_empty() {
             return Vec::new();
         }
-        let Self { groups, waiters, .. } = self;
-        let lost = waiters.extract_if(|key, _| !groups.contains_key(key));
+        let Self { pages, waiters, .. } = self;
+        let lost = waiters.extract_if(|key, _| !pages.contains_key(key));
         lost.flat_map(|(_, waiters)| waiters).collect()
     }
 }
 
-impl Group {
+impl Page {
     fn start(&self) -> StartId {
         match self {
             Self::Expected { start, .. } | Self::Here { start, .. } => *start,
@@ -129,34 +132,34 @@ impl Board {
         id
     }
 
-    /// Notes the groups that a start will bring, all of them, with their positions in it. Reads
-    /// that were parked until this is known and are of other groups go their own way.
-    pub fn expect(&self, start: StartId, groups: impl IntoIterator<Item = (GroupKey, u64)>) {
+    /// Notes the pages that a start will bring, all of them, with their positions in it. Reads
+    /// that were parked until this is known and are of other pages go their own way.
+    pub fn expect(&self, start: StartId, pages: impl IntoIterator<Item = (PageKey, u64)>) {
         let mut state = self.lock();
-        for (key, at) in groups {
-            state.groups.entry(key).or_insert(Group::Expected { start, at });
+        for (key, at) in pages {
+            state.pages.entry(key).or_insert(Page::Expected { start, at });
         }
         let given_up = state.close(start);
         drop(state);
         given_up.iter().for_each(|waiter| waiter.give_up());
     }
 
-    /// Puts groups here and answers the reads that wait for them; the start has come to
+    /// Puts pages here and answers the reads that wait for them; the start has come to
     /// `position`.
     pub fn deliver(
         &self,
         start: StartId,
-        groups: impl IntoIterator<Item = (GroupKey, Bytes)>,
+        pages: impl IntoIterator<Item = (PageKey, Bytes)>,
         position: u64,
     ) {
         let mut served = Vec::new();
         let mut state = self.lock();
         state.positions.insert(start, position);
-        for (key, bytes) in groups {
+        for (key, bytes) in pages {
             for waiter in state.waiters.remove(&key).unwrap_or_default() {
                 served.push((waiter, bytes.clone()));
             }
-            state.groups.insert(key, Group::Here { start, bytes });
+            state.pages.insert(key, Page::Here { start, bytes });
         }
         drop(state);
         for (waiter, bytes) in served {
@@ -164,12 +167,12 @@ impl Board {
         }
     }
 
-    /// Forgets groups: they are in the kernel's page cache, or will not come.
-    pub fn retire(&self, groups: impl IntoIterator<Item = GroupKey>) {
+    /// Forgets pages: they are in the kernel's page cache, or will not come.
+    pub fn retire(&self, pages: impl IntoIterator<Item = PageKey>) {
         let mut given_up = Vec::new();
         let mut state = self.lock();
-        for key in groups {
-            state.groups.remove(&key);
+        for key in pages {
+            state.pages.remove(&key);
             given_up.extend(state.waiters.remove(&key).unwrap_or_default());
         }
         drop(state);
@@ -183,8 +186,8 @@ impl Board {
             return;
         }
         let given_up = state.close(start);
-        let own = state.groups.iter().filter(|(_, group)| group.start() == start);
-        let gone: Vec<GroupKey> = own.map(|(key, _)| *key).collect();
+        let own = state.pages.iter().filter(|(_, page)| page.start() == start);
+        let gone: Vec<PageKey> = own.map(|(key, _)| *key).collect();
         drop(state);
         given_up.iter().for_each(|waiter| waiter.give_up());
         self.retire(gone);
@@ -196,49 +199,49 @@ impl Board {
         if self.active.load(Ordering::SeqCst) == 0 {
             return Outlook::Unknown;
         }
-        let Some(groups) = Groups::of(manifest, ino, offset, len) else { return Outlook::Unknown };
+        let Some(pages) = Pages::of(manifest, ino, offset, len) else { return Outlook::Unknown };
         let state = self.lock();
-        let mut bytes = Vec::with_capacity(groups.keys.len());
-        for key in &groups.keys {
-            match state.groups.get(key) {
-                Some(Group::Here { bytes: here, .. }) => bytes.push(here.clone()),
-                Some(Group::Expected { start, at }) if groups.keys.len() == 1 => {
+        let mut bytes = Vec::with_capacity(pages.keys.len());
+        for key in &pages.keys {
+            match state.pages.get(key) {
+                Some(Page::Here { bytes: here, .. }) => bytes.push(here.clone()),
+                Some(Page::Expected { start, at }) if pages.keys.len() == 1 => {
                     let position = state.positions.get(start).copied().unwrap_or(0);
                     let is_near = at.saturating_sub(position) <= NEAR;
                     return if is_near { Outlook::Near(*key) } else { Outlook::Far(*key) };
                 }
-                None if groups.keys.len() == 1 && !state.open.is_empty() => {
+                None if pages.keys.len() == 1 && !state.open.is_empty() => {
                     return Outlook::Open(*key);
                 }
-                Some(Group::Expected { .. }) | None => break,
+                Some(Page::Expected { .. }) | None => break,
             }
         }
-        if bytes.len() == groups.keys.len() {
+        if bytes.len() == pages.keys.len() {
             drop(state);
-            return Outlook::Here(groups.cut(&bytes));
+            return Outlook::Here(pages.cut(&bytes));
         }
-        if groups.keys.iter().any(|key| state.groups.contains_key(key)) {
-            return Outlook::Spanning(groups.keys);
+        if pages.keys.iter().any(|key| state.pages.contains_key(key)) {
+            return Outlook::Spanning(pages.keys);
         }
         Outlook::Unknown
     }
 
-    /// Parks a read on a group. Returns the group where it has arrived meanwhile; false where it
+    /// Parks a read on a page. Returns the page where it has arrived meanwhile; false where it
     /// does not come any more.
-    pub fn park(&self, key: GroupKey, waiter: &Arc<dyn Waiter>) -> Parked {
+    pub fn park(&self, key: PageKey, waiter: &Arc<dyn Waiter>) -> Parked {
         let mut state = self.lock();
-        match state.groups.get(&key) {
-            Some(Group::Here { bytes, .. }) => Parked::Here(bytes.clone()),
+        match state.pages.get(&key) {
+            Some(Page::Here { bytes, .. }) => Parked::Here(bytes.clone()),
             None if state.open.is_empty() => Parked::Gone,
-            Some(Group::Expected { .. }) | None => {
+            Some(Page::Expected { .. }) | None => {
                 state.waiters.entry(key).or_default().push(Arc::clone(waiter));
                 Parked::Waits
             }
         }
     }
 
-    /// Notes a read of several groups that is under way.
-    pub fn span(self: &Arc<Self>, keys: Vec<GroupKey>) -> Span {
+    /// Notes a read of several pages that is under way.
+    pub fn span(self: &Arc<Self>, keys: Vec<PageKey>) -> Span {
         let mut state = self.lock();
         for key in &keys {
             *state.spanned.entry(*key).or_default() += 1;
@@ -246,8 +249,8 @@ impl Board {
         Span { board: Arc::clone(self), keys }
     }
 
-    /// Whether a read of several groups is under way that covers this one.
-    pub fn is_spanned(&self, key: GroupKey) -> bool {
+    /// Whether a read of several pages is under way that covers this one.
+    pub fn is_spanned(&self, key: PageKey) -> bool {
         self.lock().spanned.contains_key(&key)
     }
 
@@ -274,9 +277,9 @@ impl Board {
         let _ = tokio::time::timeout(max, none).await;
     }
 
-    /// Groups that are here or expected.
+    /// Pages that are here or expected.
     pub fn len(&self) -> usize {
-        self.lock().groups.len()
+        self.lock().pages.len()
     }
 
     /// Whether there are none.
@@ -294,9 +297,9 @@ impl Board {
 pub enum Parked {
     /// It waits.
     Waits,
-    /// The group has arrived.
+    /// The page has arrived.
     Here(Bytes),
-    /// The group does not come.
+    /// The page does not come.
     Gone,
 }
 
@@ -312,11 +315,11 @@ impl Drop for Demand {
     }
 }
 
-/// A read of several groups that is under way, until this is dropped.
+/// A read of several pages that is under way, until this is dropped.
 #[derive(Debug)]
 pub struct Span {
     board: Arc<Board>,
-    keys: Vec<GroupKey>,
+    keys: Vec<PageKey>,
 }
 
 impl Drop for Span {
@@ -333,14 +336,14 @@ impl Drop for Span {
     }
 }
 
-/// The groups that a read touches, and the bytes of them that it wants.
-struct Groups {
-    keys: Vec<GroupKey>,
-    /// Within the groups, put one behind the other.
+/// The pages that a read touches, and the bytes of them that it wants.
+struct Pages {
+    keys: Vec<PageKey>,
+    /// Within the pages, put one behind the other.
     range: Range<usize>,
 }
 
-impl Groups {
+impl Pages {
     /// None where a read is of holes, nothing or too much.
     fn of(manifest: &Manifest, ino: Ino, offset: u64, len: usize) -> Option<Self> {
         let size = manifest.inode(ino)?.size();
@@ -348,20 +351,19 @@ impl Groups {
         if offset >= end {
             return None;
         }
-        let group_len = u64::from(manifest.group_len());
-        let first = u32::try_from(offset / group_len).ok()?;
-        let last = u32::try_from((end - 1) / group_len).ok()?;
+        let first = u32::try_from(offset / PAGE_BYTES).ok()?;
+        let last = u32::try_from((end - 1) / PAGE_BYTES).ok()?;
         if last - first >= SPAN_MAX {
             return None;
         }
         let mut keys = Vec::with_capacity((last - first) as usize + 1);
-        for group in first..=last {
-            match manifest.group(ino, group)? {
-                GroupSource::Chunk { chunk, group } => keys.push(GroupKey { chunk, group }),
-                GroupSource::Hole => return None,
+        for page in first..=last {
+            match manifest.page(ino, page)? {
+                PageSource::Chunk { chunk, page } => keys.push(PageKey { chunk, page }),
+                PageSource::Hole => return None,
             }
         }
-        let start = usize::try_from(offset % group_len).ok()?;
+        let start = usize::try_from(offset % PAGE_BYTES).ok()?;
         let range = start..start + usize::try_from(end - offset).ok()?;
         Some(Self { keys, range })
     }
@@ -376,16 +378,16 @@ impl Groups {
 
 #[cfg(test)]
 mod tests {
-    use sway_core::chunk::{CutChunk, GROUP_LEN};
+    use sway_core::chunk::CutChunk;
     use sway_core::manifest::{FileContent, Metadata, NodeKind, RunConfig, Tree};
 
     use super::*;
 
-    const GROUP: usize = GROUP_LEN as usize;
+    const PAGE: usize = PAGE_LEN as usize;
 
-    /// A file of three groups and a bit, in one chunk.
+    /// A file of three pages and a bit, in one chunk.
     fn image() -> (Manifest, Ino, Vec<u8>) {
-        let bytes: Vec<u8> = (0..GROUP * 3 + 100).map(|i| i.to_le_bytes()[1]).collect();
+        let bytes: Vec<u8> = (0..PAGE * 3 + 100).map(|i| i.to_le_bytes()[1]).collect();
         let mut content = FileContent::new();
         content.push_chunk(CutChunk::of(&bytes));
         let mut tree = Tree::new();
@@ -396,20 +398,20 @@ mod tests {
         (manifest, ino, bytes)
     }
 
-    fn key(group: u32) -> GroupKey {
-        GroupKey { chunk: 0, group }
+    fn key(page: u32) -> PageKey {
+        PageKey { chunk: 0, page }
     }
 
-    fn group(bytes: &[u8], at: usize) -> Bytes {
-        Bytes::copy_from_slice(bytes.chunks(GROUP).nth(at).unwrap())
+    fn page(bytes: &[u8], at: usize) -> Bytes {
+        Bytes::copy_from_slice(bytes.chunks(PAGE).nth(at).unwrap())
     }
 
     #[derive(Debug, Default)]
     struct Noted(Mutex<Vec<Option<Bytes>>>);
 
     impl Waiter for Noted {
-        fn complete(&self, group: &Bytes) {
-            self.0.lock().unwrap().push(Some(group.clone()));
+        fn complete(&self, page: &Bytes) {
+            self.0.lock().unwrap().push(Some(page.clone()));
         }
 
         fn give_up(&self) {
@@ -425,19 +427,19 @@ mod tests {
         let start = board.begin();
         board.expect(start, (0..4).map(|at| (key(at), u64::from(at) * (NEAR + 1))));
         assert!(matches!(board.outlook(&manifest, ino, 0, 4096), Outlook::Near(_)));
-        let far = board.outlook(&manifest, ino, 2 * GROUP as u64, 4096);
+        let far = board.outlook(&manifest, ino, 2 * PAGE as u64, 4096);
         assert!(matches!(far, Outlook::Far(found) if found == key(2)));
-        board.deliver(start, [(key(0), group(&bytes, 0))], 0);
-        let Outlook::Here(here) = board.outlook(&manifest, ino, 4096, 4096) else { panic!() };
-        assert_eq!(here, bytes[4096..8192]);
-        let across = board.outlook(&manifest, ino, 0, GROUP + 1);
+        board.deliver(start, [(key(0), page(&bytes, 0))], 0);
+        let Outlook::Here(here) = board.outlook(&manifest, ino, 96, 4000) else { panic!() };
+        assert_eq!(here, bytes[96..4096]);
+        let across = board.outlook(&manifest, ino, 0, PAGE + 1);
         assert!(matches!(across, Outlook::Spanning(keys) if keys == [key(0), key(1)]));
-        board.deliver(start, [(key(1), group(&bytes, 1)), (key(3), group(&bytes, 3))], 0);
-        let Outlook::Here(here) = board.outlook(&manifest, ino, 10, GROUP + 1) else { panic!() };
-        assert_eq!(here, bytes[10..GROUP + 11]);
+        board.deliver(start, [(key(1), page(&bytes, 1)), (key(3), page(&bytes, 3))], 0);
+        let Outlook::Here(here) = board.outlook(&manifest, ino, 10, PAGE + 1) else { panic!() };
+        assert_eq!(here, bytes[10..PAGE + 11]);
         // The end of the file.
-        let end = board.outlook(&manifest, ino, 3 * GROUP as u64, 4096);
-        assert!(matches!(end, Outlook::Here(end) if end == bytes[3 * GROUP..]));
+        let end = board.outlook(&manifest, ino, 3 * PAGE as u64, 4096);
+        assert!(matches!(end, Outlook::Here(end) if end == bytes[3 * PAGE..]));
         board.end(start);
         assert!(board.is_empty());
         assert!(matches!(board.outlook(&manifest, ino, 0, 4096), Outlook::Unknown));
@@ -458,9 +460,9 @@ mod tests {
         board.expect(start, [(key(0), 0)]);
         assert_eq!(*lost.0.lock().unwrap(), [None]);
         assert!(brought.0.lock().unwrap().is_empty());
-        board.deliver(start, [(key(0), group(&bytes, 0))], 0);
-        assert_eq!(*brought.0.lock().unwrap(), [Some(group(&bytes, 0))]);
-        assert!(matches!(board.outlook(&manifest, ino, 2 * GROUP as u64, 1), Outlook::Unknown));
+        board.deliver(start, [(key(0), page(&bytes, 0))], 0);
+        assert_eq!(*brought.0.lock().unwrap(), [Some(page(&bytes, 0))]);
+        assert!(matches!(board.outlook(&manifest, ino, 2 * PAGE as u64, 1), Outlook::Unknown));
         // One that ends without having said anything.
         let broken = board.begin();
         let waiter: Arc<dyn Waiter> = Arc::<Noted>::clone(&lost);
@@ -480,10 +482,10 @@ mod tests {
         assert!(matches!(board.park(key(0), &waiter), Parked::Waits));
         assert!(matches!(board.park(key(1), &waiter), Parked::Waits));
         assert!(matches!(board.park(key(2), &waiter), Parked::Gone));
-        board.deliver(start, [(key(0), group(&bytes, 0))], 0);
+        board.deliver(start, [(key(0), page(&bytes, 0))], 0);
         assert!(matches!(board.park(key(0), &waiter), Parked::Here(_)));
         board.end(start);
-        assert_eq!(*noted.0.lock().unwrap(), [Some(group(&bytes, 0)), None]);
+        assert_eq!(*noted.0.lock().unwrap(), [Some(page(&bytes, 0)), None]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use sway_core::digest::Digest;
 use sway_core::trace::FRAME_LEN_MAX;
 use tokio::sync::mpsc;
 
-use super::board::{Board, GroupKey, StartId};
+use super::board::{Board, PageKey, StartId};
 use super::plan::Plan;
 use super::push::{Arrived, keyed};
 use super::stream::{Inbox, Work};
@@ -57,7 +57,7 @@ impl OnBoard {
 /// How a mount is read while a start is under way.
 pub(super) struct Reading {
     pub(super) board: OnBoard,
-    /// A read of one page lies in one page group, so that a frame can answer it.
+    /// A read is of one page, so that a frame can answer it.
     pub(super) hold: ReadaheadHold,
 }
 
@@ -77,7 +77,7 @@ impl Drop for OnBoard {
 /// What is on the board and is not pushed, oldest first.
 #[derive(Default)]
 pub(super) struct Held {
-    frames: VecDeque<(Vec<GroupKey>, usize)>,
+    frames: VecDeque<(Vec<PageKey>, usize)>,
     len: usize,
 }
 
@@ -211,7 +211,7 @@ impl Bringing<'_> {
     }
 }
 
-/// The raw bytes of a frame, whose digest is not looked at: its groups have better ones.
+/// The raw bytes of a frame, whose digest is not looked at: the image vouches for its pages.
 fn decode(digest: Digest, encoded: &[u8]) -> Result<Vec<u8>, blob::BlobError> {
     let malformed =
         |error: std::io::Error| blob::BlobError::Malformed { digest, reason: error.to_string() };

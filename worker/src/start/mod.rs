@@ -36,7 +36,7 @@ use sway_server::tasks::Tasks;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use board::{Board, Demand, GroupKey, Outlook, Parked, Span, StartId, Waiter};
+pub use board::{Board, Demand, Outlook, PageKey, Parked, Span, StartId, Waiter};
 pub use file::StartFiles;
 pub use plan::{FrameError, Piece, Plan, Target};
 pub use source::StartSource;
@@ -78,8 +78,8 @@ pub struct StartFigures {
     pub has_trace: bool,
     /// Bytes put into the kernel's page cache; in mode `read`, bytes made ready.
     pub pushed_bytes: u64,
-    /// Page groups of them.
-    pub pushed_groups: u64,
+    /// Pages of them.
+    pub pushed_pages: u64,
     /// Frames that arrived and were right.
     pub frames: u64,
     /// Frames that came from the fileserver; for the first asker only.
@@ -95,7 +95,7 @@ pub struct StartFigures {
 #[derive(Debug, Default)]
 struct Counters {
     pushed_bytes: AtomicU64,
-    pushed_groups: AtomicU64,
+    pushed_pages: AtomicU64,
     frames: AtomicU64,
     fetched_frames: AtomicU64,
     refused: AtomicU64,
@@ -103,13 +103,13 @@ struct Counters {
     bytes_from_disk: AtomicU64,
 }
 
-/// The length of a page group, for counting them.
-const GROUP_LEN: usize = sway_core::chunk::GROUP_LEN as usize;
+/// Bytes of a page, for counting them.
+const PAGE_LEN: usize = sway_core::chunk::PAGE_LEN as usize;
 
 impl Counters {
     fn pushed(&self, bytes: usize) {
         self.pushed_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.pushed_groups.fetch_add(bytes.div_ceil(GROUP_LEN) as u64, Ordering::Relaxed);
+        self.pushed_pages.fetch_add(bytes.div_ceil(PAGE_LEN) as u64, Ordering::Relaxed);
         metrics::counter!("sway_start_pushed_bytes_total").increment(bytes as u64);
     }
 
@@ -298,7 +298,7 @@ impl StartGuard {
             mode,
             has_trace,
             pushed_bytes: read(&shared.counters.pushed_bytes),
-            pushed_groups: read(&shared.counters.pushed_groups),
+            pushed_pages: read(&shared.counters.pushed_pages),
             frames: read(&shared.counters.frames),
             fetched_frames: own(&shared.counters.fetched_frames),
             refused: read(&shared.counters.refused),

@@ -2,19 +2,20 @@
 //! the image's.
 //!
 //! Pure. A trace says what some image's files had at some time, and its frames come from a server:
-//! neither is believed. Every page group is checked against the hashes that the manifest vouches
-//! for before anything else sees it.
+//! neither is believed. Every page is checked against the page roots that the manifest
+//! vouches for before anything else sees it.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use sway_core::chunk::PAGE_LEN;
 use sway_core::digest::Digest;
-use sway_core::manifest::{GroupSource, Ino, Manifest, PageGroups};
-use sway_core::trace::Trace;
+use sway_core::manifest::{Ino, Manifest, PageRoots, PageSource};
+use sway_core::trace::{FramePart, Trace};
 
-use super::board::GroupKey;
+use super::board::PageKey;
 
 /// Why a frame is not used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,11 +52,11 @@ pub struct Target {
     pub path: Box<[u8]>,
 }
 
-/// A page group in a frame, checked.
+/// A page in a frame, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
     /// Its name on the board.
-    pub key: GroupKey,
+    pub key: PageKey,
     /// Index of the file, for [`Plan::target`].
     pub file: u32,
     /// Where it is in the file, in bytes.
@@ -68,7 +69,7 @@ pub struct Piece {
 #[derive(Debug)]
 pub struct Plan {
     manifest: Arc<Manifest>,
-    groups: PageGroups,
+    roots: PageRoots,
     trace: Arc<Trace>,
     /// For each file of the trace; none where the image does not have it.
     targets: Vec<Option<Target>>,
@@ -79,9 +80,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Lays `trace` over an image. None where their page groups are of different lengths.
-    pub fn new(manifest: Arc<Manifest>, groups: PageGroups, trace: Arc<Trace>) -> Option<Self> {
-        if trace.group_len() != manifest.group_len() {
+    /// Lays `trace` over an image. None where their chunks are of different lengths.
+    pub fn new(manifest: Arc<Manifest>, roots: PageRoots, trace: Arc<Trace>) -> Option<Self> {
+        if trace.chunk_len() != manifest.chunk_len() {
             return None;
         }
         let mut targets: Vec<Option<Target>> = trace
@@ -105,7 +106,7 @@ impl Plan {
             starts.push(at);
             at += u64::from(frame.len);
         }
-        Some(Self { manifest, groups, trace, targets, frames, starts })
+        Some(Self { manifest, roots, trace, targets, frames, starts })
     }
 
     /// The trace.
@@ -135,8 +136,8 @@ impl Plan {
         ranges.iter().any(|range| self.target(range.file).is_some())
     }
 
-    /// All groups that the frames bring, with their positions.
-    pub fn expected(&self) -> Vec<(GroupKey, u64)> {
+    /// All pages that the frames bring, with their positions.
+    pub fn expected(&self) -> Vec<(PageKey, u64)> {
         let all = 0..self.trace.frames().len();
         all.flat_map(|frame| {
             let at = self.starts[frame];
@@ -145,38 +146,32 @@ impl Plan {
         .collect()
     }
 
-    /// The groups of a frame that are this image's, in order.
+    /// The pages of a frame that are this image's, in order.
     pub fn pieces(&self, frame: usize) -> Vec<Piece> {
-        let mut pieces = Vec::new();
-        let mut at = 0;
-        let group_len = u64::from(self.manifest.group_len());
-        for range in &self.trace.ranges()[self.trace.frames()[frame].ranges.clone()] {
-            let bytes = self.trace.range_bytes(range);
-            let start = at;
-            at += usize::try_from(bytes.end - bytes.start).expect("a frame is at most 256 KiB");
-            let Some(target) = self.target(range.file) else { continue };
-            for step in 0..range.count {
-                let Some(GroupSource::Chunk { chunk, group }) =
-                    self.manifest.group(target.ino, range.first + step)
-                else {
-                    continue;
-                };
-                let within = usize::try_from(u64::from(step) * group_len)
-                    .expect("a frame is at most 256 KiB");
-                let from = start + within;
-                let to = (from + self.manifest.group_len() as usize).min(at);
-                pieces.push(Piece {
-                    key: GroupKey { chunk, group },
-                    file: range.file,
-                    offset: bytes.start + within as u64,
-                    range: from..to,
-                });
-            }
-        }
-        pieces
+        let parts = self.trace.parts(&self.trace.frames()[frame]);
+        parts.iter().filter_map(|part| self.placed(part)).flatten().collect()
     }
 
-    /// Checks the raw bytes of a frame: all of its groups that this image has must be the image's.
+    /// The pages of a part of a frame, where they are this image's.
+    fn placed<'a>(&'a self, part: &'a FramePart) -> Option<impl Iterator<Item = Piece> + 'a> {
+        let chunk = self.chunk(part)?;
+        Some(part.pages().map(move |(page, range)| Piece {
+            key: PageKey { chunk, page: page - part.start },
+            file: part.file,
+            offset: u64::from(page) * u64::from(PAGE_LEN),
+            range,
+        }))
+    }
+
+    /// The image's chunk that a part is of.
+    fn chunk(&self, part: &FramePart) -> Option<u32> {
+        match self.manifest.page(self.target(part.file)?.ino, part.start)? {
+            PageSource::Chunk { chunk, page: 0 } => Some(chunk),
+            PageSource::Chunk { .. } | PageSource::Hole => None,
+        }
+    }
+
+    /// Checks the raw bytes of a frame: all of its pages that this image has must be the image's.
     /// What the frame's own digest says is no matter then, and is not asked.
     pub fn check(&self, frame: usize, raw: &Bytes) -> Result<Vec<Piece>, FrameError> {
         let traced = &self.trace.frames()[frame];
@@ -184,13 +179,17 @@ impl Plan {
         if raw.len() != traced.len as usize {
             return Err(FrameError::Length { digest, len: raw.len(), due: traced.len });
         }
-        let pieces = self.pieces(frame);
-        for piece in &pieces {
-            let due = self.groups.hash(&self.manifest, piece.key.chunk, piece.key.group);
-            if due != Some(Digest::of(&raw[piece.range.clone()])) {
-                let path = &self.trace.files()[piece.file as usize].path;
+        let mut pieces = Vec::new();
+        for part in self.trace.parts(traced) {
+            let (Some(chunk), Some(placed)) = (self.chunk(&part), self.placed(&part)) else {
+                continue;
+            };
+            let root = part.pages.root(&raw[part.bytes.clone()], &raw[part.proof.clone()]);
+            if root.is_none() || root != self.roots.root(chunk) {
+                let path = &self.trace.files()[part.file as usize].path;
                 return Err(FrameError::Foreign { digest, path: path.escape_ascii().to_string() });
             }
+            pieces.extend(placed);
         }
         Ok(pieces)
     }

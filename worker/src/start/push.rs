@@ -1,4 +1,4 @@
-//! Puts arrived groups into the kernel's page cache, on a thread of its own.
+//! Puts arrived pages into the kernel's page cache, on a thread of its own.
 //!
 //! The kernel takes pages only of inodes that it knows, so each file is looked up once before,
 //! through the mount itself; the job finds it in the kernel's cache of names then. A push onto a
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Counters;
-use super::board::GroupKey;
+use super::board::PageKey;
 use super::plan::{Piece, Plan};
 use crate::mount::ImageMount;
 
@@ -104,7 +104,7 @@ fn follows(run: &Piece, piece: &Piece) -> bool {
         && len + piece.range.len() <= STORE_LEN_MAX
 }
 
-/// The keys of a frame's groups with their bytes.
-pub(super) fn keyed(arrived: &Arrived) -> impl Iterator<Item = (GroupKey, Bytes)> + '_ {
+/// The keys of a frame's pages with their bytes.
+pub(super) fn keyed(arrived: &Arrived) -> impl Iterator<Item = (PageKey, Bytes)> + '_ {
     arrived.pieces.iter().map(|piece| (piece.key, arrived.raw.slice(piece.range.clone())))
 }

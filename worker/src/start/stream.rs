@@ -15,7 +15,7 @@ use sway_client::blobs::FrameStream;
 use sway_client::start::{StartAnswer, StartHead, StartQuery};
 use sway_core::blob::{BLOB_LEN_MAX, Blob, FRAME_HEADER_LEN, FrameHeader};
 use sway_core::digest::Digest;
-use sway_core::manifest::PageGroups;
+use sway_core::manifest::PageRoots;
 use sway_core::trace::Trace;
 use tokio::sync::mpsc;
 
@@ -327,7 +327,7 @@ impl Work<'_> {
         told.ok()
     }
 
-    /// Takes page groups and trace off the stream; asks once more where it breaks before them.
+    /// Takes page roots and trace off the stream; asks once more where it breaks before them.
     async fn lay(&self, mount: &Arc<ImageMount>, mut inbox: Inbox) -> Option<(Arc<Plan>, Inbox)> {
         let reason = match self.lay_from(mount, &mut inbox).await {
             Ok(plan) => return Some((plan, inbox)),
@@ -348,7 +348,7 @@ impl Work<'_> {
         inbox: &mut Inbox,
     ) -> Result<Arc<Plan>, String> {
         let manifest = Arc::clone(mount.manifest());
-        let groups = match manifest.groups() {
+        let roots = match manifest.page_roots() {
             Some(digest) => Some((digest, inbox.take().await?.1)),
             None => None,
         };
@@ -357,16 +357,15 @@ impl Work<'_> {
             let decode = |digest, encoded: &Bytes| {
                 Blob::decode(digest, encoded, BLOB_LEN_MAX).map_err(|error| error.to_string())
             };
-            let groups = match groups {
+            let roots = match roots {
                 Some((digest, encoded)) => decode(digest, &encoded)?.into_bytes(),
                 None => Arc::default(),
             };
-            let groups =
-                PageGroups::decode(&manifest, &groups).map_err(|error| error.to_string())?;
+            let roots = PageRoots::decode(&manifest, &roots).map_err(|error| error.to_string())?;
             let trace = decode(header.digest, &encoded)?;
             let trace = Trace::decode(trace.as_ref()).map_err(|error| error.to_string())?;
-            Plan::new(manifest, groups, Arc::new(trace))
-                .ok_or_else(|| "its page groups are of another length".to_owned())
+            Plan::new(manifest, roots, Arc::new(trace))
+                .ok_or_else(|| "its chunks are of another length".to_owned())
         });
         laid.await.map_err(|error| error.to_string())?.map(Arc::new)
     }
@@ -380,22 +379,22 @@ impl Work<'_> {
         self.shared.is_traced.send_replace(Some(donor.is_some()));
         let donor = donor?;
         let manifest = Arc::clone(mount.manifest());
-        let groups = manifest.groups();
-        let wanted: Vec<Digest> = groups.into_iter().chain(donor.frames).collect();
+        let roots = manifest.page_roots();
+        let wanted: Vec<Digest> = roots.into_iter().chain(donor.frames).collect();
         let mut inbox = self.receive(self.starts.source.blobs(&wanted), None);
-        let encoded = match groups {
+        let encoded = match roots {
             Some(_) => Some(inbox.take().await.ok()?.1),
             None => None,
         };
         let laid = tokio::task::spawn_blocking(move || {
-            let groups = match (groups, encoded) {
+            let roots = match (roots, encoded) {
                 (Some(digest), Some(encoded)) => {
                     Blob::decode(digest, &encoded, BLOB_LEN_MAX).ok()?.into_bytes()
                 }
                 _ => Arc::default(),
             };
-            let groups = PageGroups::decode(&manifest, &groups).ok()?;
-            Plan::new(manifest, groups, donor.trace).map(Arc::new)
+            let roots = PageRoots::decode(&manifest, &roots).ok()?;
+            Plan::new(manifest, roots, donor.trace).map(Arc::new)
         });
         let plan = laid.await.ok()??;
         metrics::counter!("sway_start_donors_total").increment(1);

@@ -138,7 +138,7 @@ impl Traces {
         manifest: &Manifest,
         trace: &Trace,
     ) -> Result<bool, RecordError> {
-        let given = self.publish(subject, manifest.groups(), trace, Expect::Absent).await?;
+        let given = self.publish(subject, manifest.page_roots(), trace, Expect::Absent).await?;
         if given {
             self.remember(subject, trace).await?;
         }

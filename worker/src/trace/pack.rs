@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sway_core::blob::{Blob, Encoder, FrameHeader};
+use sway_core::chunk::PAGE_LEN;
 use sway_core::digest::Digest;
-use sway_core::manifest::{GroupSource, Ino};
-use sway_core::trace::FRAME_LEN_MAX;
+use sway_core::manifest::{Ino, PageSource};
 use sway_core::trace::touches::{Contents, Plan};
+use sway_core::trace::{FRAME_LEN_MAX, FramePart};
 
 use super::{RecordError, Traces};
 use crate::account::RunAccount;
@@ -33,18 +34,8 @@ impl Traces {
         let mut frames = plan.to_make().peekable();
         while frames.peek().is_some() {
             let mut batch = Vec::with_capacity(BATCH);
-            for ranges in frames.by_ref().take(BATCH) {
-                let mut raw = Vec::with_capacity(FRAME_LEN_MAX);
-                for range in ranges {
-                    let file = plan.file(range);
-                    let ino = contents.place(file).ino().ok_or_else(|| {
-                        RecordError::Content(String::from_utf8_lossy(&file.path).into_owned())
-                    })?;
-                    for group in range.first..range.first + range.count {
-                        source.append(ino, group, &mut raw).await?;
-                    }
-                }
-                batch.push(Blob::new(raw));
+            for parts in frames.by_ref().take(BATCH) {
+                batch.push(Blob::new(source.frame(plan, contents, &parts).await?));
             }
             made.extend(batch.iter().map(Blob::digest));
             self.send(batch).await?;
@@ -76,12 +67,12 @@ impl Traces {
     }
 }
 
-/// The bytes of an image's page groups.
+/// The bytes of an image's chunks.
 struct Source<'a> {
     rootfs: &'a Rootfs,
     chunks: &'a Arc<Chunks>,
     account: Arc<RunAccount>,
-    /// Groups of one chunk mostly come one after the other.
+    /// Successive frames often go on with one.
     last: Option<(u32, Blob)>,
 }
 
@@ -90,24 +81,47 @@ impl<'a> Source<'a> {
         Self { rootfs, chunks: rootfs.chunks(), account: Arc::default(), last: None }
     }
 
-    async fn append(&mut self, ino: Ino, group: u32, out: &mut Vec<u8>) -> Result<(), RecordError> {
+    /// The raw bytes of a frame with these parts.
+    async fn frame(
+        &mut self,
+        plan: &Plan,
+        contents: &Contents<'_>,
+        parts: &[FramePart],
+    ) -> Result<Vec<u8>, RecordError> {
+        let mut raw = Vec::with_capacity(FRAME_LEN_MAX);
+        let mut proofs: Vec<Digest> = Vec::new();
+        for part in parts {
+            let file = plan.file(part);
+            let ino = contents.place(file).ino().ok_or_else(|| {
+                RecordError::Content(String::from_utf8_lossy(&file.path).into_owned())
+            })?;
+            let chunk = self.chunk(ino, part.start).await?;
+            for page in part.pages.iter() {
+                let start = page as usize * PAGE_LEN as usize;
+                let end = chunk.as_ref().len().min(start + PAGE_LEN as usize);
+                raw.extend_from_slice(&chunk.as_ref()[start..end]);
+            }
+            proofs.extend(part.pages.prove(chunk.as_ref()));
+        }
+        proofs.iter().for_each(|digest| raw.extend_from_slice(digest.as_bytes()));
+        Ok(raw)
+    }
+
+    /// The chunk that begins at a page of a file.
+    async fn chunk(&mut self, ino: Ino, start: u32) -> Result<Blob, RecordError> {
         let manifest = self.rootfs.manifest();
-        let Some(GroupSource::Chunk { chunk, group }) = manifest.group(ino, group) else {
+        let Some(PageSource::Chunk { chunk, page: 0 }) = manifest.page(ino, start) else {
             return Err(RecordError::Content(self.rootfs.path_of(ino)));
         };
-        let blob = match &self.last {
-            Some((last, blob)) if *last == chunk => blob,
-            _ => {
-                let wanted = manifest.chunks()[chunk as usize];
-                let blob = self.chunks.chunk(wanted, &self.account).await?;
-                &self.last.insert((chunk, blob)).1
-            }
-        };
-        let len = manifest.group_len() as usize;
-        let start = group as usize * len;
-        let bytes = blob.as_ref();
-        out.extend_from_slice(&bytes[start.min(bytes.len())..(start + len).min(bytes.len())]);
-        Ok(())
+        if let Some((last, blob)) = &self.last
+            && *last == chunk
+        {
+            return Ok(blob.clone());
+        }
+        let wanted = manifest.chunks()[chunk as usize];
+        let blob = self.chunks.chunk(wanted, &self.account).await?;
+        self.last = Some((chunk, blob.clone()));
+        Ok(blob)
     }
 }
 

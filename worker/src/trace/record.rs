@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sway_client::refs::Expect;
+use sway_core::digest::Digest;
 use sway_core::trace::touches::{Contents, Touches};
 use sway_core::trace::{Trace, TraceKey};
 use tokio::sync::mpsc;
@@ -96,9 +97,9 @@ impl Traces {
                 }
                 (None, None) => return Ok(()),
             };
-            if self.publish(subject, manifest.groups(), &trace, expect).await? {
+            if self.publish(subject, manifest.page_roots(), &trace, expect).await? {
                 self.remember(subject, &trace).await?;
-                self.be_default(subject, &trace, manifest.groups()).await?;
+                self.be_default(subject, &trace, manifest.page_roots()).await?;
                 tracing::info!(
                     trace.r#ref = %ref_of(subject),
                     files = trace.files().len(),
@@ -119,12 +120,12 @@ impl Traces {
         &self,
         subject: &Subject,
         trace: &Trace,
-        groups: Option<sway_core::digest::Digest>,
+        page_roots: Option<Digest>,
     ) -> Result<(), RecordError> {
         let default = Subject { key: TraceKey::any(), ..subject.clone() };
         if default != *subject
             && self.client.refs().get(&ref_of(&default)).await?.is_none()
-            && self.publish(&default, groups, trace, Expect::Absent).await?
+            && self.publish(&default, page_roots, trace, Expect::Absent).await?
         {
             self.remember(&default, trace).await?;
         }

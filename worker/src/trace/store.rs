@@ -35,7 +35,7 @@ impl Traces {
         Ok(Some(Stored { bundle, trace }))
     }
 
-    /// The trace of a bundle: its first member, or its second behind the page groups.
+    /// The trace of a bundle: its first member, or its second behind the page roots.
     async fn trace_of(&self, bundle: Digest) -> Result<Option<Trace>, RecordError> {
         let blob = self.client.blobs().get(bundle).await?;
         let Ok(bundle) = Bundle::decode(blob.as_ref()) else { return Ok(None) };
@@ -54,12 +54,12 @@ impl Traces {
     pub(super) async fn publish(
         &self,
         subject: &Subject,
-        groups: Option<Digest>,
+        page_roots: Option<Digest>,
         trace: &Trace,
         expect: Expect,
     ) -> Result<bool, RecordError> {
         let trace_blob = self.client.blobs().put(&trace.encode()).await?;
-        let bundle = trace.to_bundle(groups, trace_blob).encode();
+        let bundle = trace.to_bundle(page_roots, trace_blob).encode();
         let bundle = bundle.map_err(|error| RecordError::Content(error.to_string()))?;
         let bundle = self.client.blobs().put(&bundle).await?;
         self.move_ref(&ref_of(subject), bundle, expect).await

@@ -109,9 +109,9 @@ pub(crate) fn export(dir: &Path, store: &Store) -> Digest {
 }
 
 pub(crate) fn store_tree(tree: &Tree, store: &Store) -> Digest {
-    let (manifest, groups) = tree.to_manifest(RunConfig::default()).unwrap();
-    if let Some(groups) = groups {
-        store.put(&groups);
+    let (manifest, roots) = tree.to_manifest(RunConfig::default()).unwrap();
+    if let Some(roots) = roots {
+        store.put(&roots);
     }
     store.put(&manifest.encode().unwrap())
 }

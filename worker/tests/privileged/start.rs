@@ -21,7 +21,7 @@ use super::start_fixture::{Fate, Script, starts, trace_of};
 
 const LONG: usize = 1_000_000;
 
-/// Files of several frames, of one group, and one that no trace has.
+/// Files of several frames, of a few pages, and one that no trace has.
 fn image() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let bytes = |seed: usize, len: usize| -> Vec<u8> {
@@ -126,7 +126,7 @@ async fn pushed_files_are_read_without_a_request() {
     let figures = guard.figures();
     assert_eq!((figures.mode, figures.refused), (TraceUse::Pushed, 0));
     assert!(figures.bytes_on_wire > 0);
-    assert_eq!(figures.pushed_groups, 62 + 1 + 31);
+    assert_eq!(figures.pushed_pages, 245 + 2 + 123);
     assert_same(&mount, setup.image.path(), "untraced").await;
     assert!(mount.requests().of(Operation::Read) > 0);
     // Another job of the same entry has a warm mount, and is told so in a small answer.

@@ -11,7 +11,7 @@ use sway_client::ClientError;
 use sway_client::blobs::FrameStream;
 use sway_client::start::{StartAnswer, StartHead, StartQuery};
 use sway_core::blob::{FrameHeader, encode};
-use sway_core::chunk::GROUP_LEN;
+use sway_core::chunk::PAGE_LEN;
 use sway_core::digest::Digest;
 use sway_core::manifest::Manifest;
 use sway_core::trace::{FRAME_LEN_MAX, Trace, TraceFrame, TraceRange, TracedFile};
@@ -61,8 +61,8 @@ pub(crate) fn trace_of(manifest: &Manifest, dir: &Path, paths: &[&str]) -> (Trac
             path: format!("/{path}").into_bytes().into(),
         });
         for (at, pack) in bytes.chunks(FRAME_LEN_MAX).enumerate() {
-            let first = at * FRAME_LEN_MAX / GROUP_LEN as usize;
-            let count = pack.len().div_ceil(GROUP_LEN as usize);
+            let first = at * FRAME_LEN_MAX / PAGE_LEN as usize;
+            let count = pack.len().div_ceil(PAGE_LEN as usize);
             let (first, count) = (u32::try_from(first).unwrap(), u32::try_from(count).unwrap());
             ranges.push(TraceRange { file, first, count, idle: 0 });
             frames.push(TraceFrame {
@@ -86,7 +86,7 @@ impl Script {
     ) -> Arc<Self> {
         let mut members = vec![digest];
         let bundle = trace.map(|(trace, packs)| {
-            members.extend(manifest.groups());
+            members.extend(manifest.page_roots());
             members.push(store.put(&trace.encode()));
             members.extend(packs.iter().map(|pack| store.put(pack)));
             Digest::of(b"bundle")
@@ -181,10 +181,10 @@ impl StartSource for Scripted {
     }
 }
 
-/// All members but manifest, page groups and trace.
+/// All members but manifest, page roots and trace.
 fn pack_count(members: &[Digest], script: &Script) -> usize {
     let manifest = Manifest::decode(&script.store.raw(members[0]).unwrap()).unwrap();
-    let heading = 2 + usize::from(manifest.groups().is_some());
+    let heading = 2 + usize::from(manifest.page_roots().is_some());
     members.len().saturating_sub(heading)
 }
 

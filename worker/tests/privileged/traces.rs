@@ -99,10 +99,10 @@ async fn trace_when(
     loop {
         if let Some(bundle) = at.refs().get(&name).await.unwrap() {
             let bundle = Bundle::decode(at.blobs().get(bundle).await.unwrap().as_ref()).unwrap();
-            let groups = Manifest::decode(at.blobs().get(manifest).await.unwrap().as_ref());
-            let groups = groups.unwrap().groups();
-            assert_eq!(groups, groups.and(bundle.members.first().copied()), "its own groups first");
-            let trace = bundle.members[usize::from(groups.is_some())];
+            let roots = Manifest::decode(at.blobs().get(manifest).await.unwrap().as_ref());
+            let roots = roots.unwrap().page_roots();
+            assert_eq!(roots, roots.and(bundle.members.first().copied()), "its own roots first");
+            let trace = bundle.members[usize::from(roots.is_some())];
             let trace = Trace::decode(at.blobs().get(trace).await.unwrap().as_ref()).unwrap();
             for frame in trace.frames() {
                 let blob = at.blobs().get(frame.digest).await.unwrap();
