@@ -248,25 +248,6 @@ where
     Ok(body)
 }
 
-/// Writes a blob's frame, or the frame that says that it is not here.
-pub(super) fn send_frame(
-    store: &dyn BlobStore,
-    digest: Digest,
-    verify: bool,
-    out: &mut impl Write,
-) -> io::Result<()> {
-    let Some(mut stored) = open(store, digest, verify).map_err(io::Error::other)? else {
-        return out.write_all(&FrameHeader::missing(digest).to_bytes());
-    };
-    out.write_all(&stored.header.to_bytes())?;
-    let sent = io::copy(&mut stored.encoded, out)?;
-    if sent == u64::from(stored.header.encoded_len) {
-        Ok(())
-    } else {
-        Err(io::Error::other(format!("blob {digest} changed while it was sent")))
-    }
-}
-
 pub(super) fn open(
     store: &dyn BlobStore,
     digest: Digest,

@@ -1,19 +1,20 @@
 //! Route of bundles: many blobs, in order, for one round trip.
 
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse as _, Response};
 use sway_core::api::blobs::FRAMES_MEDIA_TYPE;
-use sway_core::blob::{Blob, FrameHeader};
+use sway_core::blob::Blob;
 use sway_core::bundle::{BUNDLE_LEN_MAX, Bundle};
 use sway_core::digest::Digest;
 use sway_server::error::{Path, ServerError};
 
-use super::blobs::{blob_not_found, etag, open, send_frame, stream, wants_verified};
+use super::blobs::{blob_not_found, etag, open, wants_verified};
 use super::refs::{ref_name, ref_not_found};
+use super::stripe::{self, StripeOf};
 use super::{App, blocking};
 use crate::blobs::{BlobStore, StoreError};
 
@@ -32,13 +33,9 @@ pub(super) async fn get(
     };
     let verify = wants_verified(&headers);
     let store = Arc::clone(&app.blobs);
-    let (header, encoded, bundle) = blocking(move || load(&*store, digest)).await?;
-    let body = stream(&app, move |store, out| {
-        out.write_all(&header.to_bytes())?;
-        out.write_all(&encoded)?;
-        bundle.members.into_iter().try_for_each(|member| send_frame(store, member, verify, out))
-    })
-    .await?;
+    let bundle = blocking(move || load(&*store, digest)).await?;
+    let frames = [digest].into_iter().chain(bundle.members).collect();
+    let body = stripe::frames(&app, frames, StripeOf::WHOLE, verify).await?;
     let headers = [
         (header::CONTENT_TYPE, header::HeaderValue::from_static(FRAMES_MEDIA_TYPE)),
         (header::ETAG, etag(digest)),
@@ -46,17 +43,13 @@ pub(super) async fn get(
     Ok((headers, body).into_response())
 }
 
-/// The bundle's own frame, and what it says.
-pub(super) fn load(
-    store: &dyn BlobStore,
-    digest: Digest,
-) -> Result<(FrameHeader, Vec<u8>, Bundle), ServerError> {
+/// What a bundle says.
+pub(super) fn load(store: &dyn BlobStore, digest: Digest) -> Result<Bundle, ServerError> {
     let not_a_bundle = |message: String| ServerError::bad_request("not_a_bundle", message);
     let Some(mut stored) = open(store, digest, false)? else {
         return Err(blob_not_found(digest));
     };
-    let header = stored.header;
-    if header.raw_len as usize > BUNDLE_LEN_MAX {
+    if stored.header.raw_len as usize > BUNDLE_LEN_MAX {
         return Err(not_a_bundle(format!("blob {digest} is too long for a bundle")));
     }
     let mut encoded = Vec::new();
@@ -69,7 +62,6 @@ pub(super) fn load(
         ServerError::internal(format!("blob {digest} is corrupt"))
             .hint("ask for it with x-sway-verify: 1, then upload it again")
     })?;
-    let bundle = Bundle::decode(blob.as_ref())
-        .map_err(|error| not_a_bundle(format!("blob {digest} is {error}")))?;
-    Ok((header, encoded, bundle))
+    Bundle::decode(blob.as_ref())
+        .map_err(|error| not_a_bundle(format!("blob {digest} is {error}")))
 }

@@ -155,7 +155,7 @@ impl Asked {
         blocking(move || {
             Ok::<_, ServerError>(found.into_iter().find_map(|entry| {
                 match load(&*store, entry.digest) {
-                    Ok((_, _, bundle)) => Some((entry.digest, bundle)),
+                    Ok(bundle) => Some((entry.digest, bundle)),
                     Err(error) => {
                         tracing::warn!(ref.name = %entry.name, %error, "a trace is not readable");
                         None
