@@ -14,6 +14,7 @@ check_requests() {
     check "code prints" code_prints 'Hello, PyRunner!\n' '{"code": "print(\"Hello, PyRunner!\")"}'
     check "code with all parameters prints" code_prints 'Hello, World!\n' \
         '{"code": "print('"'Hello, World!'"')", "timeout": 30, "memory_limit": 512}'
+    check "code that comes again runs in a container that waited" code_is_pooled
     check "an error is told with its line, and the whole traceback" code_fails
     check "the example with math" code_prints 'Result: 7.141592653589793\n' "$(code 10 math)"
     check "the example with numpy and pandas" code_with_pandas
@@ -88,6 +89,21 @@ code_prints() { # STDOUT JSON
     jq -j .stdout "$work/answer" >"$work/requests/stdout"
     # shellcheck disable=SC2059
     printf "$1" | cmp - "$work/requests/stdout"
+}
+
+# Its answer is the same; the run's record tells.
+code_is_pooled() {
+    for _ in $(seq 100); do
+        post /run '{"code": "print(\"hi\")"}'
+        holds '.status == "success" and .stdout == "hi\n" and .stderr == "" and .error == null'
+        sway runs --json --limit 1 >"$work/last-run"
+        if jq -e '.[0].pooled' "$work/last-run"; then
+            return
+        fi
+        sleep 0.2
+    done
+    echo "no container waits"
+    return 1
 }
 
 code_fails() {

@@ -8,6 +8,7 @@ mod arms;
 mod groups;
 mod images;
 mod link;
+mod load;
 mod machine;
 mod plot;
 mod process;

@@ -19,7 +19,7 @@ struct Section {
     plot: bool,
 }
 
-const SECTIONS: [Section; 10] = [
+const SECTIONS: [Section; 11] = [
     Section {
         group: "cold",
         title: "Cold start",
@@ -97,7 +97,22 @@ const SECTIONS: [Section; 10] = [
         base: ("export", "nydus-image create"),
         plot: true,
     },
+    Section {
+        group: "pool",
+        title: "Small requests",
+        text: "`print(\"hi\")` in W1's image by `POST /run`, again and again, by 1, 2 and 8 clients \
+               that keep their connections: 5 s each, 20 s for 8. A worker as it comes (as many jobs \
+               at once as the machine has cores), with its pool and with `--pool off`. FastAPI \
+               answers by a plain process each, without any isolation. `runc run` are loops of \
+               `runc run python3 -c`, as many as clients and for 8 also 4, without seccomp, user \
+               namespace and record. *to runc* is the rate against the better of those loops.",
+        base: ("pool", "runc run"),
+        plot: false,
+    },
 ];
+
+/// Arms that rates are compared with.
+const RUNC_LOOPS: [&str; 2] = ["runc run", "runc run, 4 loops"];
 
 /// The tables of some groups as Markdown, as far as they were measured.
 pub(crate) fn tables(figures: &[Figures], groups: &[&str]) -> String {
@@ -112,6 +127,10 @@ fn table(section: &Section, figures: &[Figures]) -> Option<String> {
         return None;
     }
     let mut text = format!("## {}\n\n{}\n\n", section.title, section.text);
+    if ours.iter().any(|row| row.load.is_some()) {
+        text.push_str(&loads(&ours));
+        return Some(with_failures(text, &ours));
+    }
     text.push_str(
         "| workload | network | arm | median s | min s | ratio | CPU s | machine's CPU s | MB down \
          | requests | connections | daemon MB | FUSE requests |\n\
@@ -128,10 +147,43 @@ fn table(section: &Section, figures: &[Figures]) -> Option<String> {
             text.push_str(&line(row, ratio(section, row, figures)));
         }
     }
-    for (why, cells) in failures(&ours) {
+    Some(with_failures(text, &ours))
+}
+
+fn with_failures(mut text: String, rows: &[&Figures]) -> String {
+    for (why, cells) in failures(rows) {
         writeln!(text, "\nNo figure: {} ({why}).", cells.join("; ")).expect("a string takes all");
     }
-    Some(text)
+    text
+}
+
+/// The table of what was asked again and again.
+fn loads(rows: &[&Figures]) -> String {
+    let mut text = "| clients | arm | p50 ms | p99 ms | a second | to runc |\n\
+                    | --- | --- | --: | --: | --: | --: |\n"
+        .to_owned();
+    for row in rows {
+        let Cell { workload, arm, .. } = &row.cell;
+        let Some(load) = row.load else {
+            writeln!(text, "| {workload} | {arm} | none | – | – | – |")
+                .expect("a string takes all");
+            continue;
+        };
+        let loops = rows.iter().filter(|it| RUNC_LOOPS.contains(&it.cell.arm.as_str()));
+        let loops = loops.filter(|it| it.cell.workload == *workload).filter_map(|it| it.load);
+        let best = loops.map(|load| load.per_second).fold(0.0, f64::max);
+        let ratio = (best > 0.0).then(|| number(load.per_second / best));
+        writeln!(
+            text,
+            "| {workload} | {arm} | {:.1} | {:.1} | {:.1} | {} |",
+            load.p50_ms,
+            load.p99_ms,
+            load.per_second,
+            ratio.unwrap_or_else(|| "–".to_owned()),
+        )
+        .expect("a string takes all");
+    }
+    text
 }
 
 /// What has no figure, by the reason, in the order of the rows.
@@ -359,6 +411,28 @@ mod tests {
         assert!(!tables(&figures, &["cold"]).contains("Worker restarted"));
         let text = document(&figures, &[]);
         assert!(text.contains("## Export\n\nNot measured.\n"), "{text}");
+    }
+
+    #[test]
+    fn rates_are_compared_with_the_better_loops() {
+        use crate::load::Load;
+        let row = |arm: &str, per_second: f64| Row {
+            cell: Cell::new("pool", "8 at a time", "-", arm),
+            round: 0,
+            measured: "today".to_owned(),
+            sample: Some(Sample {
+                load: Some(Load { p50_ms: 12.34, p99_ms: 56.7, per_second }),
+                ..Sample::default()
+            }),
+            failure: None,
+        };
+        let rows =
+            [row("Sway, pool on", 60.0), row("runc run", 30.0), row("runc run, 4 loops", 50.0)];
+        let text = tables(&stats::figures(&rows), &["pool"]);
+        assert!(
+            text.contains("| 8 at a time | Sway, pool on | 12.3 | 56.7 | 60.0 | 1.20 |"),
+            "{text}"
+        );
     }
 
     #[test]

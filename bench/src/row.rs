@@ -13,6 +13,8 @@ use fs_err as fs;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::load::Load;
+
 /// Which cell of the tables a run belongs to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Cell {
@@ -57,6 +59,9 @@ pub(crate) struct Sample {
     /// What ran, with its version, where that is not told elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) program: Option<String>,
+    /// Of many requests one after the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) load: Option<Load>,
     /// FUSE requests by operation.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) fuse: BTreeMap<String, u64>,

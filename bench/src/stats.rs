@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::load::Load;
 use crate::row::{Cell, Row, Sample};
 
 /// What the rows of one cell amount to.
@@ -24,6 +25,8 @@ pub(crate) struct Figures {
     pub(crate) measured: Vec<String>,
     /// What ran, with its version.
     pub(crate) program: Option<String>,
+    /// Medians of many requests one after the other; none where a run failed.
+    pub(crate) load: Option<Load>,
     /// FUSE requests of the last run, by operation.
     pub(crate) fuse: BTreeMap<String, u64>,
     /// Why there is no time: the first failure.
@@ -73,11 +76,24 @@ fn of_cell(cell: &Cell, rows: &[Row]) -> Figures {
         requests: of(|sample| sample.requests.map(float)),
         connections: of(|sample| sample.connections.map(float)),
         peak_rss_bytes: of(|sample| sample.peak_rss_bytes.map(float)),
+        load: of_loads(&samples).filter(|_| failure.is_none()),
         measured,
         program: samples.iter().find_map(|sample| sample.program.clone()),
         fuse: samples.last().map(|sample| sample.fuse.clone()).unwrap_or_default(),
         failure,
     }
+}
+
+fn of_loads(samples: &[&Sample]) -> Option<Load> {
+    let of = |value: fn(&Load) -> f64| {
+        let loads = samples.iter().filter_map(|sample| sample.load.as_ref());
+        median(&loads.map(value).collect::<Vec<f64>>())
+    };
+    Some(Load {
+        p50_ms: of(|load| load.p50_ms)?,
+        p99_ms: of(|load| load.p99_ms)?,
+        per_second: of(|load| load.per_second)?,
+    })
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for tables and plots")]

@@ -14,6 +14,9 @@ pub(crate) enum QuantityError {
     /// Not a number of CPUs.
     #[error("{0:?} is not a number of CPUs: give one such as 2 or 0.5")]
     Cpus(String),
+    /// Not a number of containers.
+    #[error("{0:?} is neither off nor a number from 1 to 32")]
+    Pool(String),
 }
 
 /// Bytes: `1048576`, `512M`, `1.5GiB`. K, M, G and T are powers of 1,024 with or without `iB`
@@ -48,6 +51,15 @@ pub(crate) fn parse_time_ms(text: &str) -> Result<u64, QuantityError> {
         }
     };
     if ms == 0 { Err(bad()) } else { Ok(ms) }
+}
+
+/// Containers that may wait for jobs: as many as `sway-worker --pool` takes, 0 for `off`.
+pub(crate) fn parse_pool(text: &str) -> Result<usize, QuantityError> {
+    match text.parse() {
+        _ if text == "off" => Ok(0),
+        Ok(size @ 1..=32) => Ok(size),
+        Ok(_) | Err(_) => Err(QuantityError::Pool(text.to_owned())),
+    }
 }
 
 /// Thousandths of a CPU. Never zero.
@@ -119,6 +131,14 @@ mod tests {
         }
         for text in ["", "M", "-1", "1.2.3", "lots", "1X", "1e9", "99999999999T", "NaN", "5Mi"] {
             assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn containers_that_wait_are_a_number_or_off() {
+        assert_eq!((parse_pool("off"), parse_pool("1"), parse_pool("32")), (Ok(0), Ok(1), Ok(32)));
+        for text in ["0", "33", "on", ""] {
+            assert!(parse_pool(text).is_err(), "{text}");
         }
     }
 

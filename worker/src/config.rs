@@ -13,6 +13,7 @@ use sway_server::telemetry::LogFormat;
 use sway_server::tls::Tls;
 use url::Url;
 
+use crate::job::PoolBounds;
 use crate::policy::Policy;
 use crate::predict::{Background, PredictConfig};
 use crate::queue::DefaultImages;
@@ -26,6 +27,12 @@ const DEFAULT_IMAGE: &str = "science";
 
 /// And of Node.js handlers.
 const DEFAULT_NODE_IMAGE: &str = "node";
+
+/// Containers that wait for their jobs, unless told otherwise.
+const POOL_DEFAULT: PoolBounds = PoolBounds { containers: 8, memory_bytes: 1 << 30 };
+
+/// No more than this: each has a range of ids.
+const POOL_MAX: usize = 32;
 
 /// Who maps the owners of an image's files to the ids of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -86,6 +93,8 @@ pub struct Config {
     pub policy: Option<Policy>,
     /// Images of jobs that name none.
     pub default_images: DefaultImages,
+    /// How many containers may wait for their jobs; none where all are made when the job comes.
+    pub pool: Option<PoolBounds>,
     /// Whether an image's user root stays root (of its user namespace).
     pub allow_root: bool,
     /// Who maps owners.
@@ -127,6 +136,7 @@ impl Config {
                 any: DEFAULT_IMAGE.parse().expect("a good name"),
                 node: DEFAULT_NODE_IMAGE.parse().expect("a good name"),
             },
+            pool: Some(POOL_DEFAULT),
             allow_root: false,
             id_mapping: IdMapping::Auto,
             runc: PathBuf::from("runc"),
@@ -218,6 +228,13 @@ pub struct Arguments {
     /// Image of Node.js handlers that name none
     #[arg(long, value_name = "NAME[:TAG]", default_value = DEFAULT_NODE_IMAGE)]
     default_node_image: ImageName,
+    /// Containers that wait with a started interpreter for jobs of images that are used again and
+    /// again, at most; or off [default: 8]
+    #[arg(long, value_name = "N|off", value_parser = pool_size)]
+    pool: Option<usize>,
+    /// Memory of all containers that wait [default: 1G]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pool_memory: Option<u64>,
     /// Let an image's user root be root of the job's user namespace
     #[arg(long)]
     allow_root: bool,
@@ -318,6 +335,11 @@ pub fn load(arguments: Arguments) -> anyhow::Result<Process> {
     config.policy = arguments.policy;
     config.default_images =
         DefaultImages { any: arguments.default_image, node: arguments.default_node_image };
+    let pool = PoolBounds {
+        containers: arguments.pool.unwrap_or(POOL_DEFAULT.containers),
+        memory_bytes: arguments.pool_memory.unwrap_or(POOL_DEFAULT.memory_bytes),
+    };
+    config.pool = (pool.containers > 0).then_some(pool);
     config.allow_root = arguments.allow_root;
     config.id_mapping = arguments.id_mapping;
     config.runc = arguments.runc;
@@ -340,6 +362,15 @@ fn cpus_milli(cpus: f64) -> anyhow::Result<u32> {
         bail!("--max-cpus {cpus} is outside 0.01 to 4096");
     }
     Ok((cpus * 1000.0).round() as u32)
+}
+
+/// How many containers may wait; none for `off`.
+fn pool_size(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        _ if text == "off" => Ok(0),
+        Ok(size @ 1..=POOL_MAX) => Ok(size),
+        Ok(_) | Err(_) => Err(format!("{text:?} is neither off nor a number from 1 to {POOL_MAX}")),
+    }
 }
 
 /// Bytes with an optional suffix K, M, G or T (powers of 1024).
@@ -400,6 +431,10 @@ mod tests {
         assert_eq!(process.listen.addr.to_string(), LISTEN_DEFAULT);
         assert!(config.predict.is_some());
         assert!(parsed(&["--no-predict"]).unwrap().config.predict.is_none());
+        assert_eq!(config.pool, Some(POOL_DEFAULT));
+        assert_eq!(parsed(&["--pool", "off"]).unwrap().config.pool, None);
+        let pool = parsed(&["--pool", "3", "--pool-memory", "64M"]).unwrap().config.pool;
+        assert_eq!(pool, Some(PoolBounds { containers: 3, memory_bytes: 64 << 20 }));
     }
 
     #[test]
@@ -412,6 +447,7 @@ mod tests {
             ["--listen", "nowhere"],
             ["--log-format", "xml"],
             ["--id-mapping", "none"],
+            ["--pool", "0"],
         ] {
             let error = parsed(&bad).unwrap_err().to_string();
             assert!(error.contains(bad[0]), "{error}");

@@ -21,7 +21,8 @@ use crate::config::{Config, IdMapping};
 use crate::fetch::FetchConfig;
 use crate::id_map::IdMaps;
 use crate::job::{
-    Go, Lower, MountedDataset, Overlays, Rootfs, RunOutcome, RunRequest, Runner, RunnerConfig, Used,
+    Go, Lower, MountedDataset, Overlays, PoolUse, Rootfs, RunOutcome, RunRequest, Runner,
+    RunnerConfig, Used,
 };
 use crate::mount::{ImageMount, MountError, Mounts, MountsConfig};
 use crate::queue::{RunJob, RunOrder};
@@ -54,6 +55,7 @@ impl Containers {
                 runc_root: data.join("runc"),
                 allow_container_root: config.allow_root,
                 init: config.init.clone(),
+                pool: config.pool,
             },
             Arc::clone(&foundation.accounts),
         )?;
@@ -148,6 +150,16 @@ impl Containers {
                 mount.ahead_of(&spec, is_traced)
             }
         };
+        let image = order.spec.image.as_ref();
+        // A run that is to be recorded has its mount to itself.
+        let pool = (!is_recorded).then(|| PoolUse {
+            image: format!(
+                "{} {}",
+                order.user,
+                image.map_or_else(String::new, |it| it.to_string())
+            ),
+            stays: image.is_none(),
+        });
         let subject = Subject { user: order.user, manifest: order.manifest, key };
         let request = RunRequest {
             job_id: order.job_id,
@@ -155,6 +167,7 @@ impl Containers {
             limits: order.limits,
             mount,
             datasets,
+            pool,
             go: order.go,
             cancel: order.cancel,
             started: order.started,
@@ -169,7 +182,10 @@ impl Containers {
             }
         };
         outcome.mount += mounted;
-        let is_told = outcome.started_at.is_some() && outcome.cause != Cause::Infrastructure;
+        // What a container of the pool read before its job came is missing in a trace.
+        let is_told = outcome.started_at.is_some()
+            && outcome.cause != Cause::Infrastructure
+            && !outcome.pooled;
         if let (Some(traces), Some(account), true) = (&self.traces, outcome.account.take(), is_told)
         {
             traces.ended(EndedRun {
@@ -220,7 +236,7 @@ impl RunJob for Containers {
 
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
-            self.runner.settled().await;
+            self.runner.drain().await;
             self.mounts.shutdown().await;
             self.runner.shutdown();
         })
@@ -296,6 +312,7 @@ fn never_started(cause: Cause, message: Option<String>, waited: Duration) -> Run
         stdout_truncated: false,
         stderr_truncated: false,
         packed: None,
+        pooled: false,
     }
 }
 

@@ -2,6 +2,7 @@
 //! figure for a run whose output was wrong.
 
 pub(crate) mod containerd;
+pub(crate) mod fastapi;
 pub(crate) mod native;
 pub(crate) mod nydus;
 pub(crate) mod origin;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use fs_err as fs;
 use serde_json::{Value, json};
 
@@ -23,6 +23,18 @@ impl Native {
     /// Writes a bundle below `scratch` that runs `program` in `rootfs`.
     pub(crate) fn new(scratch: &Path, rootfs: &Path, program: &Program) -> Result<Self> {
         Self::with_config(scratch, &config(rootfs, program))
+    }
+
+    /// One that runs a line of Python instead of the program.
+    pub(crate) fn of_code(
+        scratch: &Path,
+        rootfs: &Path,
+        program: &Program,
+        code: &str,
+    ) -> Result<Self> {
+        let mut config = config(rootfs, program);
+        config["process"]["args"] = json!(["python3", "-c", code]);
+        Self::with_config(scratch, &config)
     }
 
     /// The same, with a root that may be written: atimes are kept on those only.
@@ -63,6 +75,13 @@ impl Native {
             program.check(&output.stdout)?;
         }
         Ok(sample)
+    }
+
+    /// Runs it once, the one of that number at a time; it has to say hi.
+    pub(crate) fn say_hi(&self, number: u32) -> Result<()> {
+        let output = output(&mut self.command(number))?;
+        ensure!(output.stdout == b"hi\n", "the output is {:?}", output.stdout);
+        Ok(())
     }
 
     fn command(&self, number: u32) -> Command {

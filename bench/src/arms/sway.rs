@@ -44,7 +44,7 @@ pub(crate) struct Installation {
 #[derive(Debug)]
 pub(crate) struct Worker {
     daemon: Daemon,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// FUSE requests up to the last run. Asking before a run would warm a cold worker.
     counted: RefCell<BTreeMap<String, u64>>,
 }
@@ -57,17 +57,32 @@ impl Installation {
         fileserver: SocketAddr,
         mode: TraceMode,
     ) -> Result<Worker> {
+        let jobs = JOBS_AT_ONCE.to_string();
+        let jobs = ["--max-concurrent-jobs", &jobs];
+        match mode {
+            TraceMode::Default => self.worker_with(data, fileserver, &jobs),
+            TraceMode::Push => {
+                self.worker_with(data, fileserver, &[&jobs[..], &["--trace", "push"]].concat())
+            }
+            TraceMode::Read => {
+                self.worker_with(data, fileserver, &[&jobs[..], &["--trace", "read"]].concat())
+            }
+        }
+    }
+
+    /// The same with some flags.
+    pub(crate) fn worker_with(
+        &self,
+        data: &Path,
+        fileserver: SocketAddr,
+        flags: &[&str],
+    ) -> Result<Worker> {
         fs::create_dir_all(data)?;
         let address = free_address()?;
         let mut command = Command::new(self.binaries.join("sway-worker"));
         command.arg("--data").arg(data).args(["--listen", &address.to_string()]);
         command.args(["--fileserver", &format!("http://{fileserver}")]);
-        command.args(["--max-concurrent-jobs", &JOBS_AT_ONCE.to_string()]);
-        match mode {
-            TraceMode::Default => {}
-            TraceMode::Push => _ = command.args(["--trace", "push"]),
-            TraceMode::Read => _ = command.args(["--trace", "read"]),
-        }
+        command.args(flags);
         command.env("SWAY_TOKEN", &self.token);
         let mut daemon = Daemon::start(&mut command, &data.with_extension("log"))?;
         daemon.wait_for_port("sway-worker", address)?;
@@ -129,6 +144,11 @@ pub(crate) struct Exported {
 }
 
 impl Worker {
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.daemon.pid()
+    }
+
     /// `sway run`, from its start to its exit.
     pub(crate) fn run(&self, installation: &Installation, workload: &Workload) -> Result<Sample> {
         let mut command = self.command(installation, &workload.image.name, &workload.program);

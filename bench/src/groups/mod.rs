@@ -6,6 +6,7 @@ mod export;
 mod find;
 mod jobs;
 mod peers;
+mod pool;
 mod wrong;
 
 use std::path::PathBuf;
@@ -47,6 +48,8 @@ pub(crate) enum Group {
     Find,
     /// Storing an image
     Export,
+    /// Small requests over HTTP, with containers that wait and without
+    Pool,
 }
 
 impl Group {
@@ -61,6 +64,7 @@ impl Group {
             Self::Wrong => &["wrong"],
             Self::Find => &["find"],
             Self::Export => &["export"],
+            Self::Pool => &["pool"],
         }
     }
 }
@@ -98,11 +102,12 @@ impl Bench {
         let life = asked(&[Group::Cold, Group::Peers, Group::Restart, Group::Hot]);
         let (changed, wrong) = (asked(&[Group::Changed]), asked(&[Group::Wrong]));
         let (jobs, find) = (asked(&[Group::Jobs]), asked(&[Group::Find]));
+        let pool = asked(&[Group::Pool]);
         if asked(&[Group::Export]) {
             let result = export::measure(self);
             self.told(Group::Export, result);
         }
-        if !(life || changed || wrong || jobs || find) {
+        if !(life || changed || wrong || jobs || find || pool) {
             return Ok(());
         }
         let (stored, images) = (self.scratch.join("fileserver"), self.scratch.join("registry"));
@@ -141,6 +146,10 @@ impl Bench {
         if find {
             let result = find::measure(self, &origin);
             self.told(Group::Find, result);
+        }
+        if pool {
+            let result = pool::measure(self, &origin);
+            self.told(Group::Pool, result);
         }
         Ok(())
     }
@@ -218,6 +227,10 @@ impl Bench {
 fn progress(round: u32, cell: &Cell, sample: Option<&Sample>, failure: Option<&str>) -> String {
     let name = format!("{} {} {} {}", cell.group, cell.workload, cell.network, cell.arm);
     match (sample, failure) {
+        (Some(Sample { load: Some(load), .. }), _) => format!(
+            "{round} {name}: p50 {:.1} ms, p99 {:.1} ms, {:.1} a second",
+            load.p50_ms, load.p99_ms, load.per_second,
+        ),
         (Some(sample), _) => format!(
             "{round} {name}: {:.3} s, cpu {:.2} s{}",
             sample.wall_s,

@@ -13,7 +13,7 @@ use sway_core::name::ImageName;
 use crate::config::{FILESERVER_LISTEN, WORKER_LISTEN};
 use crate::context::Context;
 use crate::exit_code::ExitCode;
-use crate::size::{parse_cpus_milli, parse_size, parse_time_ms};
+use crate::size::{parse_cpus_milli, parse_pool, parse_size, parse_time_ms};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -73,6 +73,10 @@ pub(crate) struct UpArgs {
     /// Image of Node.js handlers that name none [default: node]
     #[arg(long, value_name = "NAME[:TAG]")]
     default_node_image: Option<ImageName>,
+    /// Containers that wait with a started interpreter for jobs of images that are used again and
+    /// again, at most 32; or off [default: 8]
+    #[arg(long, value_name = "N|off", value_parser = parse_pool)]
+    pool: Option<usize>,
     /// Let GET / of the worker, /run and /execute in without a token (loopback only)
     #[arg(long)]
     open: bool,
@@ -113,6 +117,7 @@ mod servers {
     use sway_server::telemetry::init_logging;
     use sway_server::tls::Tls;
     use sway_server::token::Token;
+    use sway_worker::job::PoolBounds;
     use sway_worker::policy::Policy;
     use tokio_util::sync::CancellationToken;
     use url::Url;
@@ -279,6 +284,9 @@ mod servers {
             }
         }
         config.keep_runs = args.keep_runs.unwrap_or(config.keep_runs);
+        if let (Some(containers), Some(pool)) = (args.pool, config.pool) {
+            config.pool = (containers > 0).then_some(PoolBounds { containers, ..pool });
+        }
         config
     }
 

@@ -178,6 +178,9 @@ pub struct RunView {
     pub start_ms: i64,
     /// From the process's start to its first output.
     pub first_output_ms: Option<i64>,
+    /// Whether its container was made, and its interpreter started, before the job came.
+    #[serde(default)]
+    pub pooled: bool,
     /// Standard output; invalid UTF-8 replaced. Left out of listings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdout: Option<String>,

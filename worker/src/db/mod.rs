@@ -29,6 +29,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0004_datasets_and_outputs.sql"),
     include_str!("migrations/0005_cpu.sql"),
     include_str!("migrations/0006_labels.sql"),
+    include_str!("migrations/0007_pool.sql"),
 ];
 
 /// How long to wait for another process that looks into the database.

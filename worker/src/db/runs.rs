@@ -72,6 +72,8 @@ pub struct RunEnd {
     pub start_ms: i64,
     /// From the process's start to its first output.
     pub first_output_ms: Option<i64>,
+    /// Whether its container was made before it came.
+    pub pooled: bool,
 }
 
 /// A connection whose commits are on disk with the next one that is not of this kind.
@@ -114,7 +116,7 @@ const COLUMNS: &str = "id, job_id, filename, username, image, manifest, limits, 
     memory_cache_hits, disk_cache_hits, server_fetches, memory_cache_bytes, disk_cache_bytes,
     bytes_fetched, trace, trace_pushed_bytes, trace_used_bytes, trace_missed_bytes, records_trace,
     output_files, output_files_bytes, memory_peak_bytes, cpu_ms, cpus_peak_milli,
-    queued_ms, mount_ms, start_ms, first_output_ms,
+    queued_ms, mount_ms, start_ms, first_output_ms, pooled,
     CASE WHEN :output_len > 0 THEN coalesce(substr(stdout, 1, :output_len), x'') END AS stdout,
     CASE WHEN :output_len > 0 THEN coalesce(substr(stderr, 1, :output_len), x'') END AS stderr,
     CASE WHEN :output_len >= 1048576 THEN answer END AS answer";
@@ -163,7 +165,7 @@ impl Db {
                      output_files = :output_files, output_files_bytes = :output_files_bytes,
                      memory_peak_bytes = :memory_peak, cpu_ms = :cpu_ms,
                      cpus_peak_milli = :cpus_peak, answer = :answer, mount_ms = :mount_ms,
-                     start_ms = :start_ms, first_output_ms = :first_output_ms
+                     start_ms = :start_ms, first_output_ms = :first_output_ms, pooled = :pooled
                  WHERE id = :id",
                 named_params! {
                     ":id": run_id,
@@ -194,6 +196,7 @@ impl Db {
                     ":mount_ms": end.mount_ms,
                     ":start_ms": end.start_ms,
                     ":first_output_ms": end.first_output_ms,
+                    ":pooled": end.pooled,
                 },
             )?;
             move_job(&transaction, &job, end.state)?;
@@ -420,6 +423,7 @@ fn run_of_row(row: &Row<'_>) -> Result<RunView, DbError> {
         mount_ms: row.get("mount_ms")?,
         start_ms: row.get("start_ms")?,
         first_output_ms: row.get("first_output_ms")?,
+        pooled: row.get("pooled")?,
         stdout: text("stdout")?,
         stderr: text("stderr")?,
         stdout_truncated: row.get("stdout_truncated")?,

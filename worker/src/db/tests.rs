@@ -67,6 +67,7 @@ fn end(state: JobState, cause: Cause) -> RunEnd {
         mount_ms: 8,
         start_ms: 9,
         first_output_ms: Some(10),
+        pooled: true,
     }
 }
 
@@ -107,6 +108,7 @@ async fn a_run_is_on_record_with_all_its_figures() {
     assert_eq!((run.queued_ms, run.mount_ms, run.start_ms), (11, 8, 9));
     assert_eq!((run.first_output_ms, run.memory_peak_bytes), (Some(10), Some(7)));
     assert_eq!((run.cpu_ms, run.cpus_peak_milli), (Some(13), Some(500)));
+    assert!(run.pooled);
     assert_eq!(run.answer, None, "it goes with whole outputs");
     let whole = db.run(&id, &of("ada"), 1 << 20).await.unwrap();
     assert_eq!(whole.answer, Some(answer()));

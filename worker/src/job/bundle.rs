@@ -30,7 +30,7 @@ const SHM_BYTES: u64 = 64 << 20;
 const TMPFS_BYTES_PER_INODE: u64 = 4096;
 
 /// Length of a period of the CPU quota, in microseconds: the kernel's default.
-const CPU_PERIOD_US: u64 = 100_000;
+pub(crate) const CPU_PERIOD_US: u64 = 100_000;
 
 /// Tasks that runc itself needs in the container until it starts the job's program.
 pub(crate) const RUNC_TASKS: u32 = 24;
@@ -70,6 +70,8 @@ pub(crate) struct Bundle<'a> {
     /// `config.json`.
     pub(crate) config: Value,
     pub(crate) skeleton: Skeleton<'a>,
+    /// What its init starts.
+    pub(crate) process: Process,
 }
 
 impl Bundle<'_> {
@@ -91,6 +93,31 @@ impl Bundle<'_> {
 
 /// Plans a job.
 pub(crate) fn plan<'a>(request: &Request<'a>) -> Result<Bundle<'a>, RunError> {
+    let (mut skeleton, env) = (common(request)?, environment(request));
+    let search = env.iter().find_map(|(name, value)| (name == "PATH").then_some(value.as_str()));
+    let owner = Owner { uid: request.user.uid, gid: request.user.gid };
+    let process = program::plan(
+        request.spec,
+        request.manifest,
+        search.unwrap_or_default(),
+        owner,
+        &mut skeleton,
+    )?;
+    data::mount_points(request.spec, request.limits, &process.cwd, &mut skeleton)?;
+    Ok(Bundle { config: config(request, &process, &env), skeleton, process })
+}
+
+/// Plans a container that waits for its job: `process` instead of what the job brings.
+pub(crate) fn plan_waiting<'a>(
+    request: &Request<'a>,
+    process: Process,
+) -> Result<Bundle<'a>, RunError> {
+    let (skeleton, env) = (common(request)?, environment(request));
+    Ok(Bundle { config: config(request, &process, &env), skeleton, process })
+}
+
+/// What every job on the image has above it.
+fn common<'a>(request: &Request<'a>) -> Result<Skeleton<'a>, RunError> {
     let mut skeleton = Skeleton::new(request.manifest);
     for directory in ["/proc", "/dev"] {
         skeleton.directory_with(&names(directory), 0o755)?;
@@ -108,18 +135,7 @@ pub(crate) fn plan<'a>(request: &Request<'a>) -> Result<Bundle<'a>, RunError> {
         skeleton.file(&at, content.into_bytes(), 0o644, Owner::ROOT)?;
     }
     skeleton.end_of_common();
-    let env = environment(request);
-    let search = env.iter().find_map(|(name, value)| (name == "PATH").then_some(value.as_str()));
-    let owner = Owner { uid: request.user.uid, gid: request.user.gid };
-    let process = program::plan(
-        request.spec,
-        request.manifest,
-        search.unwrap_or_default(),
-        owner,
-        &mut skeleton,
-    )?;
-    data::mount_points(request.spec, request.limits, &process.cwd, &mut skeleton)?;
-    Ok(Bundle { config: config(request, &process, &env), skeleton })
+    Ok(skeleton)
 }
 
 fn resolv_conf(name_server: Option<Ipv4Addr>) -> String {

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitOptions};
 
+use super::bundle::CPU_PERIOD_US;
+
 /// Where hierarchies may be mounted.
 const ROOT: &str = "/sys/fs/cgroup";
 
@@ -171,6 +173,27 @@ impl Cgroup {
             return Some(Duration::from_nanos(nanos));
         }
         self.directories.iter().find_map(micros).map(Duration::from_micros)
+    }
+
+    /// Sets the limits of a group that has others: memory with swap, CPUs in thousandths, tasks.
+    pub(crate) fn limit(&self, memory_bytes: u64, cpus_milli: u32, tasks: u32) -> io::Result<()> {
+        let write = |file: &str, value: String| {
+            let mut found = self.directories.iter().map(|directory| directory.join(file));
+            found.find(|file| file.exists()).map_or(Ok(()), |file| fs_err::write(file, value))
+        };
+        let quota_us = u64::from(cpus_milli) * CPU_PERIOD_US / 1000;
+        if self.unified {
+            write("memory.max", memory_bytes.to_string())?;
+            write("cpu.max", format!("{quota_us} {CPU_PERIOD_US}"))?;
+        } else {
+            // Memory alone may never exceed memory with swap, so which goes first depends.
+            let both = "memory.memsw.limit_in_bytes";
+            let _raised = write(both, memory_bytes.to_string());
+            write("memory.limit_in_bytes", memory_bytes.to_string())?;
+            write(both, memory_bytes.to_string())?;
+            write("cpu.cfs_quota_us", quota_us.to_string())?;
+        }
+        self.limit_tasks(tasks)
     }
 
     /// Lets at most so many tasks be in the group from now on.

@@ -85,7 +85,16 @@ impl IdRanges {
     /// A range that no other job has, until the value is dropped. Waits for one.
     pub(crate) async fn take(self: &Arc<Self>) -> IdRange {
         let place = Arc::clone(&self.places).acquire_owned().await;
-        let place = place.expect("the semaphore is never closed");
+        self.lowest(place.expect("the semaphore is never closed"))
+    }
+
+    /// The same without waiting, and only where `left` others stay free.
+    pub(crate) fn try_take(self: &Arc<Self>, left: u32) -> Option<IdRange> {
+        let all = Arc::clone(&self.places).try_acquire_many_owned(left + 1).ok();
+        Some(self.lowest(all?.split(1).expect("one of at least one")))
+    }
+
+    fn lowest(self: &Arc<Self>, place: OwnedSemaphorePermit) -> IdRange {
         let range = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop_first();
         let (base, namespaces) = range.expect("there are as many places as ranges");
         let namespaces = Mutex::new(namespaces);

@@ -110,6 +110,18 @@ pub(crate) fn bind_idmapped(
     Ok(rustix::mount::move_mount(tree.as_fd(), "", CWD, target, flags)?)
 }
 
+/// Gives the host name `name` to the UTS namespace of the process `pid`.
+pub(crate) fn set_hostname(pid: u32, name: &str) -> io::Result<()> {
+    let namespace = fs_err::File::open(format!("/proc/{pid}/ns/uts"))?;
+    let setting = || -> io::Result<()> {
+        nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWUTS)?;
+        Ok(nix::unistd::sethostname(name)?)
+    };
+    // A thread that has joined a namespace stays there, so it ends.
+    let set = std::thread::scope(|scope| scope.spawn(setting).join());
+    set.unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
+}
+
 /// Registers a descriptor with the runtime, to learn when it becomes readable.
 pub(crate) fn readiness(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: AsyncFd asks that the descriptor stays open and the same until it is dropped. An

@@ -1,10 +1,10 @@
 //! Runs jobs: each in a fresh container, on an image's mount, strictly isolated.
 //!
 //! `bundle` decides what runc is told (with `user`, `program`, `skeleton`, `seccomp`, `ids`; all
-//! pure); [`Runner`] carries it out: `stage` mounts the rootfs, on an `overlay` that an earlier job
-//! left where there is one, `runc` creates and starts the
-//! container, `supervise` watches it and moves its bytes, `cleanup` removes what was made. Who
-//! runs when is the queue's business.
+//! pure); `make` carries it out: `stage` mounts the rootfs, on an `overlay` that an earlier job
+//! left where there is one, `runc` creates the container. [`Runner`] has it started, `supervise`
+//! watches it and moves its bytes, `cleanup` removes what was made. The `pool` has containers made
+//! before their jobs come. Who runs when is the queue's business.
 
 pub mod archive;
 pub mod output;
@@ -27,53 +27,43 @@ mod runc;
 mod supervise;
 mod usage;
 mod cleanup;
+mod make;
+mod pool;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use rustix::fs::Mode;
 use sway_core::api::jobs::{OutputStream, TraceUse, Usage};
 use sway_core::handler::Answer;
-use sway_core::job::{Cause, JobSpec, Limits, Network, OutputLimits, Program};
+use sway_core::job::{Cause, JobSpec, Limits, OutputLimits, Program};
 use sway_core::manifest::Manifest;
-use sway_server::tasks::Tasks;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::archive::Packed;
-use self::bundle::{Host, Request};
-use self::cgroup::{Cgroup, Hierarchies};
-use self::ids::{IdRange, IdRanges};
+use self::cgroup::Hierarchies;
+use self::make::{Created, Maker, Plan, Progress, hostname};
 use self::output::OutputLog;
-use self::overlay::Overlay;
-use self::runc::{Container, Ended, Runc, RuncError};
-use self::stage::Stage;
-use self::supervise::{Pipes, Watch};
-use self::user::{AccountFiles, User};
+use self::pool::{Pool, Taken};
+use self::runc::{Ended, RuncError};
+use self::supervise::{Start, Watch};
 use crate::account::{Accounts, CacheFigures, RunAccount};
 use crate::id_map::IdMaps;
 
 pub use self::data::MountedDataset;
 pub use self::init::find_init;
 pub use self::overlay::Overlays;
+pub use self::pool::{PoolBounds, PoolUse};
 pub use self::usage::Used;
 
 /// Above the mount points of all workers' containers.
 const ROOTFS_DIR: &str = "/run/sway";
-
-/// Runs that may have told their outcome and not be removed yet; the end of a further one waits.
-const REMOVED_AT_ONCE: usize = 8;
-
-/// Numbers of this process' containers: no two of a job's have one name.
-static NEXT: AtomicU64 = AtomicU64::new(0);
-
-/// Bytes of `/etc/passwd` that are read.
-const ACCOUNT_FILE_LEN_MAX: usize = 1 << 20;
 
 /// An image, mounted.
 pub trait Rootfs: Send + Sync + std::fmt::Debug {
@@ -112,6 +102,8 @@ pub struct RunnerConfig {
     pub allow_container_root: bool,
     /// A static init for every container's first process; without one that is the job's program.
     pub init: Option<PathBuf>,
+    /// How many containers may wait for their jobs; none where all are made when the job comes.
+    pub pool: Option<PoolBounds>,
 }
 
 /// One run to carry out.
@@ -127,6 +119,8 @@ pub struct RunRequest {
     pub mount: Arc<dyn Rootfs>,
     /// Its datasets, in the order of the spec's.
     pub datasets: Vec<MountedDataset>,
+    /// Whether it may have a container of the pool.
+    pub pool: Option<PoolUse>,
     /// What the run waits for when all is ready: its program does not start before. Where the
     /// sender is dropped, it never starts, and what was made ready is thrown away.
     pub go: oneshot::Receiver<Go>,
@@ -188,6 +182,8 @@ pub struct RunOutcome {
     pub stderr_truncated: bool,
     /// What it left in `/output`, once that is packed.
     pub packed: Option<Packed>,
+    /// Whether its container was made before it came.
+    pub pooled: bool,
 }
 
 /// A run that did not get to its end.
@@ -249,32 +245,10 @@ pub struct RunnerError {
 /// Carries runs out. Any number at once, up to the ranges of ids.
 #[derive(Debug)]
 pub struct Runner {
-    config: RunnerConfig,
-    runc: Runc,
-    accounts: Arc<Accounts>,
-    hierarchies: Hierarchies,
-    ids: Arc<IdRanges>,
+    maker: Arc<Maker>,
+    pool: Option<Arc<Pool>>,
     /// Whether [`Runner::expect_run`] is at work.
     expecting: Arc<AtomicBool>,
-    /// Runs that have ended and are being removed.
-    removing: Arc<Semaphore>,
-    tasks: Tasks,
-}
-
-/// One run while it goes on: what all of its steps need.
-struct Run {
-    container: String,
-    stage: Stage,
-    cgroup_path: String,
-    cgroup: Cgroup,
-    account: Arc<RunAccount>,
-}
-
-/// A container whose program was not started.
-struct Created {
-    container: Container,
-    pipes: Pipes,
-    egress: Option<network::Egress>,
 }
 
 /// What is known of a run so far.
@@ -282,17 +256,11 @@ struct Created {
 struct Report {
     started_at: Option<SystemTime>,
     duration: Duration,
-    mount: Duration,
-    start: Duration,
     first_output: Option<Duration>,
     used: Used,
     answer: Option<Answer>,
     /// What went wrong beside the run's end.
     notes: Vec<String>,
-    /// What it runs on, if that may serve another one.
-    overlay: Option<Overlay>,
-    /// Whether it has come so far as to have its `/output`.
-    is_staged: bool,
 }
 
 impl Runner {
@@ -312,35 +280,28 @@ impl Runner {
         }
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .map_err(|error| RunnerError { what: "become a subreaper", source: error.into() })?;
-        let runc = Runc::new(config.runc.clone(), config.runc_root.clone());
-        let ids = IdRanges::new(&config.worker_id);
-        Ok(Self {
-            config,
-            runc,
-            accounts,
-            hierarchies,
-            ids,
-            expecting: Arc::default(),
-            removing: Arc::new(Semaphore::new(REMOVED_AT_ONCE)),
-            tasks: Tasks::new(),
-        })
+        let bounds = config.pool;
+        let maker = Arc::new(Maker::new(config, accounts, hierarchies));
+        let pool = bounds.map(|bounds| Pool::open(bounds, Arc::clone(&maker)));
+        Ok(Self { maker, pool, expecting: Arc::default() })
     }
 
     /// Removes what a killed worker left: processes, cgroups, mounts, directories. Call it before
     /// the first run.
     pub async fn recover(&self) -> Result<(), RunnerError> {
         let step = |what| move |source| RunnerError { what, source };
-        let parent = self.worker_cgroup();
-        for name in self.hierarchies.children(&parent) {
-            let cgroup = self.hierarchies.group(&format!("{parent}/{name}"));
+        let maker = &self.maker;
+        let parent = maker.worker_cgroup();
+        for name in maker.hierarchies.children(&parent) {
+            let cgroup = maker.hierarchies.group(&format!("{parent}/{name}"));
             if !cgroup.kill().await {
                 tracing::error!(cgroup = name, "processes of an earlier run survive");
             }
             cgroup.remove().map_err(step("remove an earlier run's cgroup"))?;
             tracing::info!(cgroup = name, "removed an earlier run's cgroup");
         }
-        let directories = [self.config.dir.clone(), self.rootfs_dir()];
-        let runc_root = self.config.runc_root.clone();
+        let directories = [maker.config.dir.clone(), maker.rootfs_dir()];
+        let runc_root = maker.config.runc_root.clone();
         let removed = tokio::task::spawn_blocking(move || {
             for directory in &directories {
                 cleanup::unmount_below(directory)?;
@@ -354,7 +315,7 @@ impl Runner {
         });
         let removed = removed.await.map_err(io::Error::other).and_then(|removed| removed);
         removed.map_err(step("remove an earlier run's mounts and directories"))?;
-        if let Err(error) = self.hierarchies.hold_quotas(&format!("{parent}/quota")) {
+        if let Err(error) = maker.hierarchies.hold_quotas(&format!("{parent}/quota")) {
             tracing::debug!(%error, "each run switches CPU quotas on and off");
         }
         Ok(())
@@ -362,12 +323,13 @@ impl Runner {
 
     /// Removes what is there for all runs. Call it after the last one.
     pub fn shutdown(&self) {
-        let _ = fs_err::remove_dir(self.rootfs_dir());
-        if let Err(error) = self.hierarchies.group(&self.worker_cgroup()).remove() {
+        let maker = &self.maker;
+        let _ = fs_err::remove_dir(maker.rootfs_dir());
+        if let Err(error) = maker.hierarchies.group(&maker.worker_cgroup()).remove() {
             tracing::warn!(error = %error, "the worker's cgroup can't be removed");
         }
         // Other workers of this machine may still have theirs.
-        self.hierarchies.group("/sway").remove_unless_used();
+        maker.hierarchies.group("/sway").remove_unless_used();
         let _ = fs_err::remove_dir(ROOTFS_DIR);
     }
 
@@ -385,45 +347,25 @@ impl Runner {
         });
     }
 
-    fn worker_cgroup(&self) -> String {
-        format!("/sway/{}", self.config.worker_id)
-    }
-
-    fn rootfs_dir(&self) -> PathBuf {
-        Path::new(ROOTFS_DIR).join(&self.config.worker_id)
-    }
-
     /// Waits until nothing is left of runs that have ended.
     pub async fn settled(&self) {
-        let all = u32::try_from(REMOVED_AT_ONCE).expect("a handful");
-        let _all = self.removing.acquire_many(all).await;
+        self.maker.settled().await;
+    }
+
+    /// Removes the containers that wait, and makes no more. Call it after the last run.
+    pub async fn drain(&self) {
+        if let Some(pool) = &self.pool {
+            pool.close().await;
+        }
+        self.maker.settled().await;
     }
 
     /// Runs a job to its end. When this returns, its processes are gone, and what it used can
     /// serve others; its cgroup and directories go soon after ([`Runner::settled`]). It must not
     /// be dropped before (cancel it instead).
     pub async fn run(&self, request: RunRequest) -> RunOutcome {
-        let RunRequest { job_id, spec, limits, mount, datasets, go, cancel, started } = request;
-        let container =
-            format!("run-{}-{}", hostname(&job_id), NEXT.fetch_add(1, Ordering::Relaxed));
-        let cgroup_path = format!("{}/{container}", self.worker_cgroup());
-        let place = self.rootfs_dir().join(&container);
-        let run = Run {
-            stage: Stage {
-                home: self.config.dir.join(&container),
-                rootfs: place.join("rootfs"),
-                place,
-            },
-            container,
-            cgroup: self.hierarchies.group(&cgroup_path),
-            account: self.accounts.open(&cgroup_path),
-            cgroup_path,
-        };
-        // Waiting for the fileserver must not use the whole of the time that a job has.
-        run.account.bound_reads(Duration::from_millis(limits.timeout_ms) / 3);
-        run.account.of_image(mount.manifest());
-        let mut report = Report::default();
-        let range = Arc::new(self.ids.take().await);
+        let RunRequest { job_id, spec, limits, mount, datasets, pool, go, cancel, started } =
+            request;
         let fail_on_limit = spec.fail_on_output_limit;
         // A handler reads its event, and nothing else.
         let input = match &spec.program {
@@ -431,20 +373,38 @@ impl Runner {
             Program::Script { .. } | Program::Folder { .. } | Program::Command { .. } => None,
         };
         // The init is in the job's cgroup, and not one of the processes that the job may have.
-        let init = u32::from(self.config.init.is_some());
+        let init = u32::from(self.maker.config.init.is_some());
         let limits = Limits { pids: limits.pids.saturating_add(init), ..limits };
-        let creating = self.create(
-            job_id,
-            spec,
-            limits,
-            &mount,
-            &datasets,
-            &cancel,
-            &run,
-            &range,
-            &mut report,
-        );
-        let created = creating.await;
+        let hostname = hostname(&job_id);
+        let name = format!("run-{hostname}");
+        let plan = Plan { hostname, spec, limits, mount, datasets, waits: None };
+        let mount = Arc::clone(&plan.mount);
+        // Waiting for the fileserver must not use the whole of the time that a job has.
+        let read_deadline = Duration::from_millis(limits.timeout_ms) / 3;
+        let mut report = Report::default();
+        let mut progress = Progress::default();
+        let pool = pool.and_then(|used| Some((self.pool.as_ref()?, used)));
+        let (mut taken, mut asked) = (None, None);
+        if let Some((pool, used)) = &pool {
+            (taken, asked) = pool.take(plan.clone(), used).await;
+        }
+        let pooled = taken.is_some();
+        let (run, range, created, start) = match taken {
+            Some(Taken { run, range, created, overlay, message, took }) => {
+                run.account.bound_reads(read_deadline);
+                progress = Progress { overlay: Some(overlay), mount: took, ..progress };
+                (run, range, Ok(created), Start::Message(message))
+            }
+            None => {
+                let run = self.maker.begin(&name);
+                run.account.bound_reads(read_deadline);
+                run.account.of_image(mount.manifest());
+                let range = Arc::new(self.range().await);
+                let creating = self.maker.create(plan, &cancel, &run, &range, &mut progress);
+                let created = creating.await;
+                (run, range, created, Start::Program)
+            }
+        };
         let go = go.await.ok();
         let output = go.as_ref().map(|go| Arc::clone(&go.output));
         let run_id = go.as_ref().map(|go| go.run_id);
@@ -455,7 +415,7 @@ impl Runner {
             (Ok(_), Some(_)) if cancel.is_cancelled() => Err(RunError::Cancelled),
             (Ok(Created { container, pipes, egress }), Some(go)) => {
                 let watch = Watch {
-                    runc: &self.runc,
+                    runc: &self.maker.runc,
                     run: &run,
                     container: &container,
                     limits: &limits,
@@ -466,7 +426,7 @@ impl Runner {
                     usage: go.usage,
                 };
                 let stdin = input.map(whole).or(go.stdin);
-                let end = watch.to_the_end(pipes, stdin, started, &mut report).await;
+                let end = watch.to_the_end(start, pipes, stdin, started, &mut report).await;
                 if let Some(egress) = egress {
                     egress.close().await;
                 }
@@ -484,23 +444,18 @@ impl Runner {
                 "processes of the run survive"
             );
         }
-        if let Some(mut overlay) = report.overlay.take() {
-            let _ = tokio::task::spawn_blocking(move || {
-                if gone && overlay.reset() {
-                    mount.overlays().give_back(overlay);
-                }
-            })
-            .await;
+        self.maker.give_back(&run, mount, progress.overlay.take(), range, gone).await;
+        // Not before: what a first run reads would be in the kernel's cache by then.
+        if let (Some((pool, _)), Some(asked), true) = (&pool, asked, report.started_at.is_some()) {
+            pool.want(asked);
         }
-        drop(range);
-        self.accounts.close(&run.cgroup_path);
         let kept = match (limits.output, archive) {
-            (Some(limits), Some(archive)) if report.is_staged && gone => {
+            (Some(limits), Some(archive)) if progress.is_staged && gone => {
                 keep_output(&run.stage.home, limits, archive, &mut report).await
             }
             _ => Kept::default(),
         };
-        self.remove(&run).await;
+        self.maker.remove(&run).await;
         let (cause, exit_code) = match &result {
             Ok((Some(cause), ended)) => (*cause, ended.map(Ended::exit_code)),
             Ok((None, None)) => (Cause::Infrastructure, None),
@@ -542,8 +497,8 @@ impl Runner {
             message: (!messages.is_empty()).then(|| messages.join("; ")),
             started_at: report.started_at,
             duration: report.duration,
-            mount: report.mount,
-            start: report.start,
+            mount: progress.mount,
+            start: progress.start,
             first_output: report.first_output,
             used: report.used,
             figures: run.account.figures(),
@@ -554,120 +509,19 @@ impl Runner {
             stdout_truncated: is_cut(OutputStream::Stdout),
             stderr_truncated: is_cut(OutputStream::Stderr),
             packed: kept.packed,
+            pooled,
         }
     }
 
-    /// Has what is left of the run removed, while its end is told.
-    async fn remove(&self, run: &Run) {
-        let place = Arc::clone(&self.removing).acquire_owned().await;
-        let runc = self.runc.clone();
-        let Run { container, stage, cgroup, .. } = run;
-        let (container, stage, cgroup) = (container.clone(), stage.clone(), cgroup.clone());
-        self.tasks.spawn("remove run", async move {
-            for failure in cleanup::remove_run(&runc, &container, &cgroup, &stage).await {
-                tracing::error!(run.name = container, error = failure, "a run is not cleaned up");
-            }
-            drop(place);
-        });
-    }
-
-    /// From the request to a container whose program only has to be started.
-    #[expect(clippy::too_many_arguments, reason = "all that a run is made of")]
-    async fn create(
-        &self,
-        job_id: String,
-        spec: JobSpec,
-        limits: Limits,
-        mount: &Arc<dyn Rootfs>,
-        datasets: &[MountedDataset],
-        cancel: &CancellationToken,
-        run: &Run,
-        range: &Arc<IdRange>,
-        report: &mut Report,
-    ) -> Result<Created, RunError> {
-        let cancelled = || RunError::Cancelled;
-        let init = self.config.init.clone();
-        let begun = Instant::now();
-        let user =
-            cancel.run_until_cancelled(self.user(mount.as_ref())).await.ok_or_else(cancelled)??;
-        let mut gids = vec![user.gid];
-        gids.extend(&user.additional_gids);
-        let ids = ids::maps(range.base(), mount.manifest(), user.uid, &gids)?;
-        let host_uid = ids.uids.outside(user.uid).unwrap_or_else(|| range.base());
-        let step = |what: &'static str| move |source| RunError::Stage { what, source };
-        // Waits for no fileserver.
-        let lower = mount.lower(&ids).await;
-        let lower = lower.map_err(step("mount the image with the job's owners"))?;
-        let data = data::Plan {
-            datasets: data::planned(&spec, datasets, &ids).await?,
-            output: limits.output.map(|limits| data::PlannedOutput {
-                limits,
-                uid: host_uid,
-                gid: ids.gids.outside(user.gid).unwrap_or_else(|| range.base()),
-            }),
-        };
-        let network = spec.network;
-        let has_stdin = spec.stdin || matches!(spec.program, Program::Handler(_));
-        let staging = {
-            let range = Arc::clone(range);
-            let (stage, cgroup) = (run.stage.clone(), run.cgroup_path.clone());
-            let host = Host {
-                unified: self.hierarchies.unified,
-                swap_limit: self.hierarchies.swap_limit(),
-            };
-            let mount = Arc::clone(mount);
-            tokio::task::spawn_blocking(move || {
-                let manifest = Arc::clone(mount.manifest());
-                let hostname = hostname(&job_id);
-                let request = Request {
-                    spec: &spec,
-                    limits: &limits,
-                    manifest: &manifest,
-                    user: &user,
-                    ids: &ids,
-                    cgroup: &cgroup,
-                    hostname: &hostname,
-                    name_server: bundle::name_server(spec.network),
-                    host,
-                    init: init.as_deref(),
-                };
-                let mut bundle = bundle::plan(&request)?;
-                stage.make(&mut bundle, mount.overlays(), &lower, &data, &ids, &range)
-            })
-        };
-        report.overlay = staging.await.map_err(|error| RunError::Stage {
-            what: "prepare the container",
-            source: io::Error::other(error),
-        })??;
-        report.is_staged = true;
-        report.mount = begun.elapsed();
-
-        let begun = Instant::now();
-        let (stdio, pipes) =
-            Pipes::open(has_stdin, host_uid).map_err(step("make the container's pipes"))?;
-        let container = cancel
-            .run_until_cancelled(self.runc.create(&run.container, &run.stage.home, stdio))
-            .await
-            .ok_or_else(cancelled)??;
-        let egress = match network {
-            Network::None => None,
-            Network::Isolated => {
-                let opening = network::Egress::open(container.pid());
-                Some(cancel.run_until_cancelled(opening).await.ok_or_else(cancelled)??)
-            }
-        };
-        report.start = begun.elapsed();
-        Ok(Created { container, pipes, egress })
-    }
-
-    async fn user(&self, mount: &dyn Rootfs) -> Result<User, RunError> {
-        let config = mount.manifest().config();
-        let mut files = AccountFiles::default();
-        if user::needs_account_files(config) {
-            files.passwd = account_file(mount, "/etc/passwd").await?;
-            files.group = account_file(mount, "/etc/group").await?;
+    /// A range of ids. Where none is free, those of containers that wait are.
+    async fn range(&self) -> ids::IdRange {
+        if let Some(range) = self.maker.ids.try_take(0) {
+            return range;
         }
-        user::resolve(config, &files, self.config.allow_container_root)
+        if let Some(pool) = &self.pool {
+            pool.empty().await;
+        }
+        self.maker.ids.take().await
     }
 }
 
@@ -718,22 +572,4 @@ async fn keep_output(
         }
     }
     Kept { packed: Some(packed), is_at_a_limit: bytes || files || longest }
-}
-
-/// A small text of the image; empty where it lacks it.
-async fn account_file(mount: &dyn Rootfs, path: &str) -> Result<String, RunError> {
-    if mount.manifest().resolve_following(path.as_bytes()).is_none() {
-        return Ok(String::new());
-    }
-    let bytes = mount.read_file(path, ACCOUNT_FILE_LEN_MAX).await;
-    let bytes =
-        bytes.map_err(|source| RunError::Stage { what: "read the image's users", source })?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// A job's id as a host name: its letters, digits and `-`, at most 63 of them.
-fn hostname(job_id: &str) -> String {
-    let sound = |c: &char| c.is_ascii_alphanumeric() || *c == '-';
-    let name: String = job_id.chars().filter(sound).take(63).collect();
-    if name.is_empty() { "job".to_owned() } else { name }
 }

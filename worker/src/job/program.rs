@@ -100,7 +100,7 @@ pub(crate) fn plan(
 }
 
 /// The image's working directory as an absolute path.
-fn working_dir(config: &RunConfig) -> String {
+pub(crate) fn working_dir(config: &RunConfig) -> String {
     let path = config.working_dir.as_str();
     if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
 }

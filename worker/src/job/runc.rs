@@ -257,6 +257,14 @@ impl Container {
         }
     }
 
+    /// Whether it has ended; it is still to be waited for.
+    pub(crate) fn has_ended(&self) -> bool {
+        use std::os::fd::AsFd as _;
+        let id = WaitId::PidFd(self.pidfd.get_ref().as_fd());
+        let flags = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        !matches!(rustix::process::waitid(id, flags), Ok(None))
+    }
+
     /// Waits for its end. May be called again where it was dropped before it was ready.
     pub(crate) async fn wait(&self) -> io::Result<Ended> {
         use std::os::fd::AsFd as _;

@@ -18,11 +18,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::Report;
 use super::handler::ANSWER_LEN_MAX;
+use super::make::Run;
 use super::output::{Appended, FRAME_LEN_MAX, OutputLog};
-use super::runc::{Container, ContainerStdio, Ended, Runc};
+use super::runc::{Container, ContainerStdio, Ended, Runc, RuncError};
 use super::usage::Meter;
-use super::{Report, Run};
 use crate::job::bundle::RUNC_TASKS;
 
 /// Between two samples of memory: at first, so that a run of a few milliseconds has some, and at
@@ -38,10 +39,11 @@ const KILL_DEADLINE: Duration = Duration::from_secs(20);
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The worker's ends of a container's pipes.
+#[derive(Debug)]
 pub(crate) struct Pipes {
-    stdin: Option<pipe::Sender>,
-    stdout: pipe::Receiver,
-    stderr: pipe::Receiver,
+    pub(crate) stdin: Option<pipe::Sender>,
+    pub(crate) stdout: pipe::Receiver,
+    pub(crate) stderr: pipe::Receiver,
 }
 
 impl Pipes {
@@ -71,6 +73,15 @@ impl Pipes {
     }
 }
 
+/// How a container's program begins.
+#[derive(Debug)]
+pub(crate) enum Start {
+    /// It has to be started.
+    Program,
+    /// It waits for this on its standard input; the job's own comes after it.
+    Message(Vec<u8>),
+}
+
 /// What is watched, and by which rules.
 pub(crate) struct Watch<'a> {
     pub(crate) runc: &'a Runc,
@@ -91,7 +102,8 @@ impl Watch<'_> {
     /// who ended it, if not itself, and how it ended, if it did.
     pub(crate) async fn to_the_end(
         &self,
-        pipes: Pipes,
+        start: Start,
+        mut pipes: Pipes,
         stdin: Option<mpsc::Receiver<Bytes>>,
         started: oneshot::Sender<()>,
         report: &mut Report,
@@ -110,10 +122,29 @@ impl Watch<'_> {
             };
             tokio::join!(pump(pipes.stdout, OutputStream::Stdout), stderr)
         });
-        let mut feeding = std::pin::pin!(feed(pipes.stdin.zip(stdin)));
+        let (has_begun, begins) = oneshot::channel();
+        let starting = async {
+            match &start {
+                Start::Program => self.runc.start(&self.run.container, &self.run.stage.home).await,
+                // Where it is never told, the container has ended.
+                Start::Message(_) => match begins.await {
+                    Ok(()) => Ok(()),
+                    Err(_) => std::future::pending().await,
+                },
+            }
+        };
+        let mut feeding = std::pin::pin!(async {
+            if let (Start::Message(message), Some(pipe)) = (&start, &mut pipes.stdin)
+                && pipe.write_all(message).await.is_ok()
+            {
+                let _ = has_begun.send(());
+            }
+            feed(pipes.stdin.zip(stdin)).await;
+        });
         let (mut pumped, mut fed) = (None, false);
         let end = {
-            let mut living = std::pin::pin!(self.live(begun, started, &too_much, report));
+            let living = self.live(begun, starting, started, &too_much, report);
+            let mut living = std::pin::pin!(living);
             loop {
                 tokio::select! {
                     end = &mut living => break end,
@@ -138,20 +169,20 @@ impl Watch<'_> {
         end
     }
 
-    /// From `runc start` to the end of the process.
+    /// From the start of the program to the end of the process.
     async fn live(
         &self,
         begun: Instant,
+        starting: impl Future<Output = Result<(), RuncError>>,
         started: oneshot::Sender<()>,
         too_much: &CancellationToken,
         report: &mut Report,
     ) -> (Option<Cause>, Option<Ended>) {
         let timeout = begun + Duration::from_millis(self.limits.timeout_ms);
         let mut started = Some(started);
-        let mut starting =
-            std::pin::pin!(self.runc.start(&self.run.container, &self.run.stage.home));
+        let mut starting = std::pin::pin!(starting);
         let mut killed: Option<(Cause, Instant)> = None;
-        let mut meter = Meter::start(&self.run.cgroup, begun, &self.usage);
+        let mut meter = Meter::start(self.run, begun, &self.usage);
         let (mut next_sample, mut pause) = (begun, SAMPLE_EVERY_FIRST);
         let ended = loop {
             let alive = killed.is_none();

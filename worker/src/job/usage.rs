@@ -6,7 +6,7 @@ use sway_core::api::jobs::Usage;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::cgroup::Cgroup;
+use super::make::Run;
 
 /// Between two samples of CPU time; each of them is told.
 const TELL_EVERY: Duration = Duration::from_millis(500);
@@ -14,7 +14,8 @@ const TELL_EVERY: Duration = Duration::from_millis(500);
 /// What a run used, at its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Used {
-    /// Highest sample of anonymous and shared memory; the limit where it was hit.
+    /// Highest sample of anonymous and shared memory, without what its container had imported before
+    /// the job came; the limit where it was hit.
     pub memory_peak_bytes: Option<u64>,
     /// CPU time of all its processes, user and system.
     pub cpu: Option<Duration>,
@@ -25,7 +26,7 @@ pub struct Used {
 /// Measures a run from its start to its end.
 #[derive(Debug)]
 pub(crate) struct Meter<'a> {
-    cgroup: &'a Cgroup,
+    run: &'a Run,
     tell: &'a watch::Sender<Option<Usage>>,
     begun: Instant,
     /// CPU time of the group when the program started: what making the container took.
@@ -40,18 +41,19 @@ pub(crate) struct Meter<'a> {
 impl<'a> Meter<'a> {
     /// Begins with the program's start.
     pub(crate) fn start(
-        cgroup: &'a Cgroup,
+        run: &'a Run,
         begun: Instant,
         tell: &'a watch::Sender<Option<Usage>>,
     ) -> Self {
-        let before = cgroup.cpu_time();
+        let before = run.cgroup.cpu_time();
         let last = (begun, Duration::ZERO);
-        Self { cgroup, tell, begun, before, last, memory_bytes: 0, used: Used::default() }
+        Self { run, tell, begun, before, last, memory_bytes: 0, used: Used::default() }
     }
 
     /// Samples memory, and from time to time CPU.
     pub(crate) fn sample(&mut self) {
-        if let Some(memory) = self.cgroup.memory_bytes() {
+        if let Some(memory) = self.run.cgroup.memory_bytes() {
+            let memory = memory.saturating_sub(self.run.preload_bytes);
             self.memory_bytes = memory;
             self.used.memory_peak_bytes = self.used.memory_peak_bytes.max(Some(memory));
         }
@@ -69,7 +71,7 @@ impl<'a> Meter<'a> {
     /// Samples CPU time, and tells of it and of memory.
     fn tell(&mut self) {
         let now = Instant::now();
-        let spent = self.cgroup.cpu_time().zip(self.before);
+        let spent = self.run.cgroup.cpu_time().zip(self.before);
         let Some(cpu) = spent.map(|(spent, before)| spent.saturating_sub(before)) else { return };
         self.used.cpu = Some(cpu);
         let (since, then) = self.last;

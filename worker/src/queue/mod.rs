@@ -699,6 +699,7 @@ impl Inner {
             mount_ms: millis(outcome.mount),
             start_ms: millis(outcome.start),
             first_output_ms: outcome.first_output.map(millis),
+            pooled: outcome.pooled,
         }
     }
 
@@ -736,6 +737,7 @@ impl Inner {
                 mount_ms: 0,
                 start_ms: 0,
                 first_output_ms: None,
+                pooled: false,
             };
             let run = self.db.end_run(run_id, end).await?;
             count_run(&run);

@@ -399,5 +399,6 @@ fn outcome() -> RunOutcome {
         stdout_truncated: false,
         stderr_truncated: false,
         packed: None,
+        pooled: false,
     }
 }

@@ -23,7 +23,8 @@ use sway_worker::account::Accounts;
 use sway_worker::id_map::IdMaps;
 use sway_worker::job::output::OutputLog;
 use sway_worker::job::{
-    Go, Lower, MountedDataset, Overlays, Rootfs, RunOutcome, RunRequest, Runner, RunnerConfig,
+    Go, Lower, MountedDataset, Overlays, PoolBounds, PoolUse, Rootfs, RunOutcome, RunRequest,
+    Runner, RunnerConfig,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -170,6 +171,7 @@ pub(crate) struct Order {
     pub(crate) datasets: Vec<MountedDataset>,
     pub(crate) stdin: Option<mpsc::Receiver<Bytes>>,
     pub(crate) cancel: CancellationToken,
+    pub(crate) pool: Option<PoolUse>,
 }
 
 impl Order {
@@ -182,6 +184,7 @@ impl Order {
             datasets: vec![],
             stdin: None,
             cancel: CancellationToken::new(),
+            pool: None,
         }
     }
 
@@ -209,7 +212,15 @@ impl Bench {
     pub(crate) fn with_accounts(accounts: Arc<Accounts>) -> Self {
         let data = tempfile::tempdir().unwrap();
         let worker_id = format!("test-{}", uuid::Uuid::new_v4().simple());
-        let runner = runner(data.path(), &worker_id, accounts);
+        let runner = runner(data.path(), &worker_id, accounts, None);
+        Self { data, runner, worker_id }
+    }
+
+    /// With so many containers that may wait. To be drained.
+    pub(crate) fn with_pool(bounds: PoolBounds) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let worker_id = format!("test-{}", uuid::Uuid::new_v4().simple());
+        let runner = runner(data.path(), &worker_id, Arc::default(), Some(bounds));
         Self { data, runner, worker_id }
     }
 
@@ -218,7 +229,7 @@ impl Bench {
     }
 
     pub(crate) async fn run_and_tell(&self, order: Order, started: oneshot::Sender<()>) -> Ran {
-        let Order { run_id, spec, limits, mount, datasets, stdin, cancel } = order;
+        let Order { run_id, spec, limits, mount, datasets, stdin, cancel, pool } = order;
         let path = self.data.path().join(format!("output-{run_id}"));
         let output = Arc::new(OutputLog::create(&path, limits.output_bytes).unwrap());
         let (leave, go) = oneshot::channel();
@@ -226,7 +237,8 @@ impl Bench {
         let usage = watch::Sender::default();
         leave.send(Go { run_id, stdin, output: Arc::clone(&output), usage, archive }).unwrap();
         let job_id = format!("job-{run_id}");
-        let request = RunRequest { job_id, spec, limits, mount, datasets, go, cancel, started };
+        let request =
+            RunRequest { job_id, spec, limits, mount, datasets, pool, go, cancel, started };
         let outcome = tokio::time::timeout(PATIENCE, self.runner.run(request)).await.unwrap();
         self.runner.settled().await;
         let text = async |stream| {
@@ -292,7 +304,12 @@ pub(crate) async fn shows(log: &Path, text: &[u8]) {
     }
 }
 
-fn runner(data: &Path, worker_id: &str, accounts: Arc<Accounts>) -> Runner {
+fn runner(
+    data: &Path,
+    worker_id: &str,
+    accounts: Arc<Accounts>,
+    pool: Option<PoolBounds>,
+) -> Runner {
     let config = RunnerConfig {
         dir: data.join("jobs"),
         worker_id: worker_id.to_owned(),
@@ -300,6 +317,7 @@ fn runner(data: &Path, worker_id: &str, accounts: Arc<Accounts>) -> Runner {
         runc_root: data.join("runc"),
         allow_container_root: false,
         init: sway_worker::job::find_init(),
+        pool,
     };
     Runner::new(config, accounts).unwrap()
 }
@@ -489,6 +507,7 @@ async fn a_container_that_can_not_be_made_leaves_nothing() {
         runc_root: data.path().join("runc"),
         allow_container_root: false,
         init: sway_worker::job::find_init(),
+        pool: None,
     };
     let worker_id = config.worker_id.clone();
     let runner = Runner::new(config, Arc::new(Accounts::default())).unwrap();
@@ -513,7 +532,7 @@ async fn what_a_killed_worker_left_is_removed_at_the_next_start() {
         }
     }
     assert!(bench.leftovers().len() > 3, "{:?}", bench.leftovers());
-    let next = runner(bench.data.path(), &bench.worker_id, Arc::default());
+    let next = runner(bench.data.path(), &bench.worker_id, Arc::default(), None);
     next.recover().await.unwrap();
     assert_eq!(bench.leftovers(), [""; 0]);
     let order = Order { run_id: 2, ..Order::shell("echo well") };

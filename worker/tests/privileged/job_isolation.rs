@@ -11,6 +11,7 @@ use sway_core::job::{Cause, JobFile, Network, Program};
 use sway_core::manifest::RunConfig;
 
 use crate::job::{Bench, Order, PlainRootfs, Ran, base};
+use crate::pool::Warm;
 
 fn app() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../testapps/isolation")
@@ -45,16 +46,22 @@ fn check(entry: &str, ran: &Ran) {
     assert_eq!((ran.outcome.cause, ran.outcome.exit_code), (Cause::Exited, Some(0)), "{ran:?}");
 }
 
+/// In a container of its own, and in one that waited for it.
+async fn check_both(entry: &str, order: impl Fn() -> Order) {
+    check(entry, &Bench::new().run(order()).await);
+    let warm = Warm::new(order().mount);
+    check(entry, &warm.run(order).await);
+    warm.end().await;
+}
+
 #[tokio::test]
 async fn no_namespace_or_mount_can_be_made_joined_or_changed() {
-    let bench = Bench::new();
-    check("namespaces", &bench.run(order("namespaces")).await);
+    check_both("namespaces", || order("namespaces")).await;
 }
 
 #[tokio::test]
 async fn kernel_interfaces_and_foreign_abis_are_refused() {
-    let bench = Bench::new();
-    check("kernel", &bench.run(order("kernel")).await);
+    check_both("kernel", || order("kernel")).await;
 }
 
 #[tokio::test]
@@ -80,34 +87,34 @@ async fn files_of_the_kernel_and_of_a_hostile_image_are_out_of_reach() {
     run("mknod", &["-m", "666", &at("mem"), "c", "1", "1"]);
     fs_err::copy(root.join("usr/bin/python3.11"), at("setuid-python")).unwrap();
     run("chmod", &["4755", &at("setuid-python")]);
-    let bench = Bench::new();
-    let order = Order { mount: PlainRootfs::new(&root, RunConfig::default()), ..order("files") };
-    check("files", &bench.run(order).await);
+    let image = PlainRootfs::new(&root, RunConfig::default());
+    check_both("files", || Order { mount: image.clone(), ..order("files") }).await;
 }
 
 #[tokio::test]
 async fn what_jobs_share_can_not_be_used_up() {
-    let bench = Bench::new();
-    check("filling", &bench.run(order("filling")).await);
+    check_both("filling", || order("filling")).await;
 }
 
 #[tokio::test]
 async fn neither_host_nor_network_nor_other_jobs_can_be_reached() {
-    let bench = Bench::new();
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let name = format!("sway-test-{}", uuid::Uuid::new_v4().simple());
     let _abstract =
         UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
     let mut victim = Command::new("sleep").arg("60").spawn().unwrap();
-    let mut order = order("reach");
     let port = tcp.local_addr().unwrap().port();
-    order.spec.args = vec![victim.id().to_string(), port.to_string(), name];
-    let ran = bench.run(order).await;
+    let args = [victim.id().to_string(), port.to_string(), name];
+    check_both("reach", || {
+        let mut order = order("reach");
+        order.spec.args = args.to_vec();
+        order
+    })
+    .await;
     let alive = victim.try_wait().unwrap().is_none();
     victim.kill().unwrap();
     victim.wait().unwrap();
     assert!(alive);
-    check("reach", &ran);
 }
 
 /// Needs slirp4netns, as the worker does.

@@ -11,6 +11,7 @@ mod job_isolation;
 mod job_on_mount;
 mod many;
 mod overlay;
+mod pool;
 mod mount;
 mod mount_fixture;
 mod mount_random;
