@@ -208,12 +208,11 @@ impl Rules<'_> {
         for (at, word) in words.iter().enumerate() {
             let name = base_name(&word.text);
             let is_argument = word.text.starts_with(|c: char| c == '-' || c.is_ascii_digit());
+            let goes_before =
+                RESERVED.contains(&name) || is_assignment(&word.text) || (prefixed && is_argument);
             if PREFIXES.contains(&name) {
                 prefixed = true;
-            } else if !RESERVED.contains(&name)
-                && !is_assignment(&word.text)
-                && !(prefixed && is_argument)
-            {
+            } else if !goes_before {
                 return self.judge(name, word.place, &words[at + 1..]);
             }
         }
