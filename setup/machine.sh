@@ -40,6 +40,7 @@ if [ "$purpose" = test ]; then
     need python3 python3
     # The command python3 alone does not tell.
     python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+    need pip3 python3-pip
     need getfattr attr
     need zstd zstd
 fi
