@@ -116,7 +116,7 @@ start_worker() { # NAME [ARGUMENTS...]: data below $work, on the one worker's ad
 }
 
 # Arguments of a worker that fetches what jobs read, and nothing else.
-readonly on_demand=(--no-predict --trace off)
+readonly on_demand=(--no-predict --trace off --pool off)
 
 # A worker that has never seen anything, in place of the one that runs.
 fresh_worker() { # NAME [ARGUMENTS...]

@@ -56,7 +56,7 @@ run_linalg() { # IMAGE
 export_records_a_trace() {
     linalg_script
     forget_traces
-    fresh_worker worker-starts
+    fresh_worker worker-starts --pool off
     # The command names a script of the folder that the image lacks: it is sent along.
     cp "$root/testapps/scipy/Dockerfile" "$root/testapps/scipy/requirements.txt" "$work/starts/"
     sway export "$work/starts" --name starts --trace 'python3 linalg.py' "${base_arguments[@]}"
@@ -64,7 +64,7 @@ export_records_a_trace() {
 }
 
 cold_start_uses_the_trace() {
-    fresh_worker worker-starts
+    fresh_worker worker-starts --pool off
     drop_page_cache
     run_linalg starts
     last_run tester >"$work/starts/cold.json"
@@ -101,7 +101,7 @@ restarted_worker_uses_its_disk() {
     sleep 1
     stop_workers
     drop_page_cache
-    start_worker worker-starts
+    start_worker worker-starts --pool off
     run_linalg starts
     last_run tester >"$work/starts/restarted.json"
     jq -c '{trace, trace_pushed_bytes, trace_missed_bytes, server_fetches, bytes_fetched}' "$work/starts/restarted.json"
@@ -110,14 +110,14 @@ restarted_worker_uses_its_disk() {
 }
 
 changed_image_inherits() {
-    fresh_worker worker-starts
+    fresh_worker worker-starts --pool off
     # This worker knows nothing: the trace is on the fileserver, under the image's earlier manifest.
     echo "a = 1" >"$work/starts/added.py"
     printf 'COPY added.py /opt/added.py\n' >>"$work/starts/Dockerfile"
     traces_of starts >"$work/starts/traces-before"
     sway export "$work/starts" --name starts "${base_arguments[@]}"
     wait_until 60 trace_exists starts linalg.py || { cat "$work/starts/traces-before"; tail -20 "$work/log/worker-starts"; return 1; }
-    fresh_worker worker-starts
+    fresh_worker worker-starts --pool off
     drop_page_cache
     run_linalg starts
     expect_equal "how it started" pushed "$(last_run tester trace)"
@@ -136,7 +136,7 @@ other_image_shares() {
 
 wrong_trace_is_no_fault() {
     local out
-    fresh_worker worker-starts
+    fresh_worker worker-starts --pool off
     mkdir -p "$work/starts/other"
     # The name of the entry that has the trace, and another program.
     printf 'import decimal, json, sqlite3\nprint(decimal.Decimal(1) / 3)\n' >"$work/starts/other/linalg.py"
@@ -156,7 +156,7 @@ frames_are_corrupt() {
     stop_workers
     stop fileserver
     start_fileserver fileserver-corrupt "$work/store-corrupt"
-    fresh_worker worker-starts
+    fresh_worker worker-starts --pool off
     drop_page_cache
     run_linalg starts
     last_run tester >"$work/starts/corrupt.json"
@@ -204,7 +204,7 @@ origin_dies_in_midstream() {
     local pid code=0
     stop fileserver-corrupt
     is_running fileserver || start_fileserver
-    fresh_worker worker-starts --read-deadline 5
+    fresh_worker worker-starts --pool off --read-deadline 5
     drop_page_cache
     # Dies when the first bytes have come.
     sway run --image starts --timeout 60 --cpus 2 --memory 1G "$work/starts/linalg.py" \
@@ -236,12 +236,12 @@ for module in (numpy, scipy):
                 total.update(hashlib.file_digest(file, "sha256").digest())
 print(total.hexdigest())
 END
-    fresh_worker worker-starts
+    fresh_worker worker-starts --pool off
     drop_page_cache
     run_linalg starts
     expect_equal "how it started" pushed "$(last_run tester trace)"
     sway run --image starts --timeout 120 --cpus 2 --memory 1G "$work/starts/hash.py" >"$work/starts/hash-pushed"
-    fresh_worker worker-starts --trace off
+    fresh_worker worker-starts --pool off --trace off
     sway run --image starts --timeout 120 --cpus 2 --memory 1G "$work/starts/hash.py" >"$work/starts/hash-read"
     [ -s "$work/starts/hash-read" ] && cmp "$work/starts/hash-pushed" "$work/starts/hash-read"
 }
