@@ -28,7 +28,9 @@ pub(crate) fn measure(bench: &mut Bench, origin: &Origin) -> Result<()> {
     let workload = bench.workloads.w1.clone();
     let installation = &bench.installation;
     let name = workload.image.name.clone();
-    installation.export(&workload.image, &name, origin.address, &["--no-trace"])?;
+    // For whoever asks over HTTP.
+    let shared = format!("library/{name}");
+    installation.export(&workload.image, &shared, origin.address, &["--no-trace"])?;
     let worker = |data: &str, pool: &str| {
         let more = ["--default-image", name.as_str(), "--pool", pool];
         installation.worker_with(&bench.scratch.join(data), origin.address, &more)
