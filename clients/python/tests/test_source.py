@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import importlib.util
 import linecache
 import subprocess
@@ -156,6 +157,44 @@ def test_what_other_cells_of_a_notebook_bind_is_sent_by_what_it_is() -> None:
     assert source.module == "main"
 
 
+def test_a_plain_value_is_there_what_it_is_here_now(tmp_path: Path) -> None:
+    module = load(
+        tmp_path,
+        """
+        import sys
+
+        LIMIT = len(sys.argv) * 1000; NAME = "a\\nb"
+        for STEP in range(3): pass
+        try:
+            import nowhere
+        except ImportError:
+            nowhere, IS_THERE = None, False
+
+        def f(limit=LIMIT):
+            return [limit, LIMIT, NAME, STEP, nowhere, IS_THERE]
+        """,
+    )
+    now = module.f()
+    source = source_of(module.f)
+    assert "argv" not in source.text
+    assert call(source) == now
+    lines = source.text.splitlines()
+    assert lines[module.f.__code__.co_firstlineno - 1] == "def f(limit=LIMIT):"
+    vars(module)["LIMIT"] = {"a": (1, b"")}
+    assert call(source_of(module.f), 0) == [0, {"a": (1, b"")}, *now[2:]]
+
+
+def test_a_value_of_another_cell_is_the_one_of_now() -> None:
+    namespace: dict[str, Any] = {"__name__": "__main__", "sway": sway}
+    cell(6, "LIMIT = 1", namespace)
+    cell(7, "@sway.function\ndef f():\n    return LIMIT", namespace)
+    for limit in (1, 2):
+        namespace["LIMIT"] = limit
+        [own, _] = namespace["f"]._source().files
+        text = base64.b64decode(own["content"]).decode()
+        assert call(Source("main", "f", text)) == limit
+
+
 def test_what_has_no_text_is_refused_by_its_name() -> None:
     namespace: dict[str, Any] = {"__name__": "__main__", "sway": sway, "connection": object()}
     cell(5, "@sway.function\ndef f():\n    return connection", namespace)
@@ -210,8 +249,8 @@ def test_imports_from_the_own_package_are_refused(tmp_path: Path) -> None:
     package = tmp_path / "package"
     package.mkdir()
     (package / "__init__.py").write_text("")
-    (package / "near.py").write_text("X = 1")
-    (package / "app.py").write_text("from .near import X\ndef f():\n    return X\n")
+    (package / "near.py").write_text("def near(): pass")
+    (package / "app.py").write_text("from .near import near\ndef f():\n    return near()\n")
     code = "import sway._source, package.app; sway._source.source_of(package.app.f)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True

@@ -12,7 +12,7 @@ import pkgutil
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Callable, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Callable, Generic, NamedTuple, TypeVar, cast
 
 from . import _remote
 from ._errors import FunctionFailed, NotSendable, SwayError
@@ -84,7 +84,7 @@ class Function(Generic[P, R]):
             Refused: The worker does not run it.
             Unreachable: There is no worker.
         """
-        call = self._submit(args, kwargs, detach=False)
+        call = self._submit(self._source(), args, kwargs, detach=False)
         try:
             return call.get()
         except BaseException:
@@ -97,7 +97,7 @@ class Function(Generic[P, R]):
         Raises:
             The same as `remote`, but those of its end.
         """
-        return self._submit(args, kwargs, detach=True)
+        return self._submit(self._source(), args, kwargs, detach=True)
 
     def map(
         self,
@@ -118,15 +118,17 @@ class Function(Generic[P, R]):
         """
         if concurrency < 1:
             raise ValueError(f"concurrency is {concurrency}, and has to be 1 at least")
-        return self._map(iter(items), concurrency, timeout)
+        return self._map(self._source(), iter(items), concurrency, timeout)
 
-    def _map(self, items: Iterator[Any], concurrency: int, timeout: float) -> Iterator[R]:
+    def _map(
+        self, sent: _Sent, items: Iterator[Any], concurrency: int, timeout: float
+    ) -> Iterator[R]:
         calls: deque[Call[R]] = deque()
         try:
             for item in items:
                 if len(calls) == concurrency:
                     yield self._first(calls, timeout)
-                calls.append(self._submit((item,), {}, detach=True))
+                calls.append(self._submit(sent, (item,), {}, detach=True))
             while calls:
                 yield self._first(calls, timeout)
         finally:
@@ -140,32 +142,38 @@ class Function(Generic[P, R]):
         calls.popleft()
         return result
 
-    @functools.cached_property
-    def _program(self) -> dict[str, Any]:
-        """What is sent with each call, but for its input."""
+    def _source(self) -> _Sent:
+        """Collect what goes with a call, but for its arguments.
+
+        Not kept: what it uses of other cells of a notebook may mean something else by the next.
+        """
         source = source_of(self.__sway_function__)
-        name = source.function
         remote = pkgutil.get_data(__package__, "_remote.py")
         if remote is None:
             raise NotSendable("this installation of sway lacks its file _remote.py")
-        return {
+        files = [file(f"{source.module}.py", source.text.encode()), file(f"{_MODULE}.py", remote)]
+        return _Sent(source.module, source.function, files)
+
+    def _submit(
+        self, sent: _Sent, args: tuple[Any, ...], kwargs: dict[str, Any], *, detach: bool
+    ) -> Call[R]:
+        program = {
             "kind": "handler",
             "runtime": "python",
-            "handler": f"{_MODULE}.{name if name.isascii() else 'call'}",
-            "files": [
-                file(f"{source.module}.py", source.text.encode()),
-                file(f"{_MODULE}.py", remote),
-            ],
-            "context": {"module": source.module, "function": name},
+            "handler": f"{_MODULE}.{sent.function if sent.function.isascii() else 'call'}",
+            "files": sent.files,
+            "input": _input(self.__qualname__, sent, args, kwargs),
         }
-
-    def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, detach: bool) -> Call[R]:
-        program = dict(self._program)
-        text = _input(self.__qualname__, args, kwargs, program.pop("context"))
-        job = self._client().submit_program(
-            {**program, "input": text}, self._options, detach=detach
-        )
+        job = self._client().submit_program(program, self._options, detach=detach)
         return Call(job, self.__qualname__)
+
+
+class _Sent(NamedTuple):
+    """A function as it is sent: where its container finds it, and the files that hold it."""
+
+    module: str
+    function: str
+    files: list[dict[str, Any]]
 
 
 class Call(Generic[R]):
@@ -220,7 +228,8 @@ def without_own_frames(traceback: str) -> str:
     return re.sub(frame + r"(?:    .*\n)*", "", traceback)
 
 
-def _input(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], context: object) -> str:
+def _input(name: str, sent: _Sent, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    context = {"module": sent.module, "function": sent.function}
     event = {"args": list(args), "kwargs": kwargs}
     try:
         _remote.check_json(event["args"], "args")

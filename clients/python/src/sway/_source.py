@@ -1,8 +1,9 @@
 """The source of a function, with what it needs of the file around it.
 
 What is sent is the function's own file with everything blanked out but the function and the
-top-level statements that bind the names it uses: imports, helpers, constants, and what those use.
-So lines keep their numbers, and a traceback from a container fits the file here. A name that the
+top-level statements that bind the names it uses: imports, helpers, classes, and what those use. So
+lines keep their numbers, and a traceback from a container fits the file here. A name that stands
+for a plain value has there the value that it has here now, however it came by it. A name that the
 file does not bind, as in a notebook, whose cells are files of their own, is sent by what it stands
 for: a module, a function of another cell, a plain value.
 """
@@ -14,6 +15,7 @@ import builtins
 import dis
 import inspect
 import linecache
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -109,13 +111,17 @@ class _Collected:
         if name in self._settled or name == self._function.__name__:
             return
         self._settled.add(name)
+        value = self._globals.get(name)
         statements = file.binding(name)
+        if statements and name in self._globals and _is_plain(value):
+            file.keep_value(statements[0], name, value)
+            return
         for statement in statements:
-            is_ours = unwrapped(self._globals.get(name)) is not self._globals.get(name)
+            is_ours = unwrapped(value) is not value
             for used in file.keep(statement, without_decorators=is_ours):
                 self._settle(used, file)
         if not statements and name in self._globals:
-            self._settle_value(name, unwrapped(self._globals[name]))
+            self._settle_value(name, unwrapped(value))
 
     def _settle_value(self, name: str, value: Any) -> None:
         """Have a name mean what it stands for, where its file does not say."""
@@ -163,6 +169,7 @@ class _File:
         except SyntaxError as error:
             raise self._changed(function) from error
         self._kept: dict[int, str] = {}
+        self._values: dict[int, list[str]] = {}
         self._future = [
             statement
             for statement in self._tree.body
@@ -172,9 +179,10 @@ class _File:
             self._keep_lines(statement.lineno, statement)
 
     def text(self) -> str:
-        """Return the kept lines at their places."""
-        count = max(self._kept, default=0)
-        return "\n".join(self._kept.get(number, "") for number in range(1, count + 1))
+        """Return what is kept at its place; a statement's own lines where it is kept whole."""
+        kept = {line: "; ".join(values) for line, values in self._values.items()}
+        kept.update(self._kept)
+        return "\n".join(kept.get(line, "") for line in range(1, max(kept, default=0) + 1))
 
     def keep_function(self, function: FunctionType) -> set[str]:
         """Keep a function without decorators; returns the names that it uses."""
@@ -204,6 +212,10 @@ class _File:
         self._keep_lines(first, statement)
         module = ast.Module([*self._future, statement], type_ignores=[])
         return set(_globals_used(compile(module, self._name, "exec", dont_inherit=True)))
+
+    def keep_value(self, statement: ast.stmt, name: str, value: object) -> None:
+        """Keep a name's value in the place of the statement that binds it."""
+        self._values.setdefault(statement.lineno, []).append(f"{name} = {value!r}")
 
     def binding(self, name: str) -> list[ast.stmt]:
         """List the top-level statements that bind a name."""
@@ -263,11 +275,13 @@ def _globals_used(code: CodeType) -> Iterator[str]:
 
 def _is_plain(value: Any) -> bool:
     """Whether a value is what its text says."""
-    if isinstance(value, (list, tuple, set)):
+    if type(value) in (list, tuple, set):
         return all(_is_plain(item) for item in value)
-    if isinstance(value, dict):
+    if type(value) is dict:
         return all(_is_plain(item) for pair in value.items() for item in pair)
-    return value is None or type(value) in (bool, int, float, str, bytes)
+    if type(value) is float:
+        return math.isfinite(value)
+    return value is None or type(value) in (bool, int, str, bytes)
 
 
 def _module_name(filename: str) -> str:
