@@ -26,6 +26,8 @@ pub struct ServerError {
     pub message: String,
     /// What to do.
     pub hint: Option<String>,
+    /// The field of the request that it is about.
+    pub field: Option<String>,
     /// How long the caller should wait (`Retry-After`), in whole seconds.
     pub retry_after: Option<Duration>,
 }
@@ -33,7 +35,7 @@ pub struct ServerError {
 impl ServerError {
     /// Any status.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), hint: None, retry_after: None }
+        Self { status, code, message: message.into(), hint: None, field: None, retry_after: None }
     }
 
     /// 400: the request makes no sense.
@@ -96,6 +98,13 @@ impl ServerError {
         self
     }
 
+    /// Names the field of the request that it is about.
+    #[must_use]
+    pub fn field(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+
     /// The body.
     pub fn body(&self) -> ErrorBody {
         ErrorBody {
@@ -103,6 +112,7 @@ impl ServerError {
                 code: self.code.to_owned(),
                 message: self.message.clone(),
                 hint: self.hint.clone(),
+                field: self.field.clone(),
             },
         }
     }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// `{"error": {"code", "message", "hint"}}`.
+/// `{"error": {"code", "message", "hint", "field"}}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
     /// The only field.
@@ -20,4 +20,7 @@ pub struct ErrorDetail {
     /// What to do; absent where nothing helps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// The field of the request that it is about, such as `limits.pids`; absent where it is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
 }

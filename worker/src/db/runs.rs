@@ -94,7 +94,7 @@ impl Drop for Unsynced<'_> {
     }
 }
 
-/// Which runs to list.
+/// Which runs to list: those that all of these hold for.
 #[derive(Clone, Debug)]
 pub struct RunFilter {
     /// Whose.
@@ -105,6 +105,12 @@ pub struct RunFilter {
     pub limit: u32,
     /// Whose file name, user, image or job id contains this.
     pub search: Option<String>,
+    /// Whose job stands there.
+    pub state: Option<JobState>,
+    /// That ended so.
+    pub cause: Option<Cause>,
+    /// Whose image, as asked for, contains this.
+    pub image: Option<String>,
     /// Include this much of stdout and stderr; 0 leaves them out.
     pub output_len: u32,
 }
@@ -120,6 +126,22 @@ const COLUMNS: &str = "id, job_id, filename, username, image, manifest, limits, 
     CASE WHEN :output_len > 0 THEN coalesce(substr(stdout, 1, :output_len), x'') END AS stdout,
     CASE WHEN :output_len > 0 THEN coalesce(substr(stderr, 1, :output_len), x'') END AS stderr,
     CASE WHEN :output_len >= 1048576 THEN answer END AS answer";
+
+impl RunFilter {
+    /// The newest ones, without their outputs.
+    pub fn newest(scope: Scope, limit: u32) -> Self {
+        Self {
+            scope,
+            before: None,
+            limit,
+            search: None,
+            state: None,
+            cause: None,
+            image: None,
+            output_len: 0,
+        }
+    }
+}
 
 impl Db {
     /// Adds the row of a run that begins, and tells its number.
@@ -246,6 +268,10 @@ impl Db {
                  WHERE (:user IS NULL OR username = :user) AND (:before IS NULL OR id < :before)
                    AND (:search IS NULL OR instr(lower(filename || char(10) || username ||
                         char(10) || image || char(10) || job_id), lower(:search)) > 0)
+                   AND (:cause IS NULL OR cause = :cause)
+                   AND (:image IS NULL OR instr(lower(image), lower(:image)) > 0)
+                   AND (:state IS NULL OR EXISTS (
+                        SELECT 1 FROM jobs WHERE jobs.id = runs.job_id AND jobs.state = :state))
                  ORDER BY id DESC LIMIT :limit",
             ))?;
             let rows = statement.query_and_then(
@@ -253,6 +279,9 @@ impl Db {
                     ":user": filter.scope.user(),
                     ":before": filter.before,
                     ":search": filter.search,
+                    ":cause": filter.cause.map(Cause::as_str),
+                    ":image": filter.image,
+                    ":state": filter.state.map(JobState::as_str),
                     ":limit": filter.limit,
                     ":output_len": filter.output_len,
                 },

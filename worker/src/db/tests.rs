@@ -131,8 +131,10 @@ async fn users_see_their_own_and_the_operator_sees_all() {
     for (scope, seen) in [(of("ada"), true), (of("bob"), false), (Scope::All, true)] {
         assert_eq!(db.job(&id, &scope).await.is_ok(), seen);
         assert_eq!(db.run(&run.to_string(), &scope, 0).await.is_ok(), seen);
-        let filter = RunFilter { scope, before: None, limit: 10, search: None, output_len: 0 };
-        assert_eq!(db.runs(filter).await.unwrap().runs.len(), usize::from(seen));
+        assert_eq!(
+            db.runs(RunFilter::newest(scope, 10)).await.unwrap().runs.len(),
+            usize::from(seen)
+        );
     }
 }
 

@@ -11,22 +11,31 @@ impl From<QueueError> for ServerError {
     fn from(error: QueueError) -> Self {
         let message = error.to_string();
         match error {
-            QueueError::Spec(_) => Self::bad_request("bad_job", message),
-            QueueError::Limit(_) => Self::bad_request("limit_exceeded", message)
+            QueueError::Spec(error) => Self::bad_request("bad_job", message).field(error.field),
+            QueueError::Limit(error) => Self::bad_request("limit_exceeded", message)
+                .field(limit_field(error.field))
                 .hint("ask for less, or have the worker started with higher maxima"),
             QueueError::Policy { .. } => Self::bad_request("policy", message)
+                .field("program.files")
                 .hint("this worker runs only Python that keeps to its policy"),
             QueueError::NoImage { .. } => Self::not_found("image_not_found", message)
+                .field("image")
                 .hint("see `sway images`; `sway export` makes an image available"),
             QueueError::NoDataset(_) => Self::not_found("dataset_not_found", message)
+                .field("datasets")
                 .hint("`sway run --data PATH` stores one, and runs a job on it"),
             QueueError::NoOutputs { .. } => Self::not_found("no_outputs", message),
             QueueError::NoOutput { .. } => Self::not_found("output_not_found", message),
             QueueError::ImageMoved { .. } => Self::conflict("image_moved", message)
+                .field("image")
                 .hint("leave the digest out to run the image as it is now"),
             QueueError::Fileserver { source, .. } => of_fileserver(&message, &source),
             QueueError::BatchLen { .. } => Self::bad_request("bad_batch", message),
-            QueueError::InBatch { source, .. } => Self { message, ..Self::from(*source) },
+            QueueError::InBatch { at, source } => {
+                let refused = Self::from(*source);
+                let field = refused.field.as_ref().map(|field| format!("jobs.{at}.{field}"));
+                Self { message, field, ..refused }
+            }
             QueueError::BadKey => Self::bad_request("bad_idempotency_key", message),
             QueueError::Full { retry_after, .. } | QueueError::Share { retry_after, .. } => {
                 Self::too_many(message, retry_after)
@@ -38,6 +47,11 @@ impl From<QueueError> for ServerError {
             QueueError::Db(error) => of_db(message, &error),
         }
     }
+}
+
+/// Where a job's request has a limit: those of `/output` are named with their object.
+fn limit_field(name: &str) -> String {
+    if name.contains('.') { name.to_owned() } else { format!("limits.{name}") }
 }
 
 fn of_db(message: String, error: &DbError) -> ServerError {

@@ -23,6 +23,7 @@ use super::openapi::{Guarded, Named, ServerSentEvent, Submitted};
 use super::whole::with_outputs;
 use super::{App, scope};
 use crate::db::{JobFilter, LabelFilter};
+use crate::queue::Events;
 
 /// Rows in one listing, where the caller does not say and at most.
 pub(super) const PAGE_LEN: u32 = 100;
@@ -188,13 +189,20 @@ pub(super) async fn logs(
     Query(query): Query<AllQuery>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ServerError> {
-    let after = match headers.get("last-event-id") {
-        None => 0,
-        Some(value) => value.to_str().ok().and_then(|id| id.parse().ok()).ok_or_else(|| {
-            ServerError::bad_request("bad_last_event_id", "last-event-id is not a number")
-        })?,
-    };
-    let events = app.queue.events(&id, &scope(&identity, query.all)?, after).await?;
+    let after = last_event_id(&headers)?;
+    Ok(told(app.queue.events(&id, &scope(&identity, query.all)?, after).await?))
+}
+
+/// The number of the last event that the caller has.
+pub(super) fn last_event_id(headers: &HeaderMap) -> Result<u64, ServerError> {
+    let Some(value) = headers.get("last-event-id") else { return Ok(0) };
+    value.to_str().ok().and_then(|id| id.parse().ok()).ok_or_else(|| {
+        ServerError::bad_request("bad_last_event_id", "last-event-id is not a number")
+    })
+}
+
+/// Events as server-sent ones.
+pub(super) fn told(events: Events) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let events = events.map(|(number, event)| {
         let name = match &event {
             JobEvent::State { .. } => "state",
@@ -209,7 +217,7 @@ pub(super) async fn logs(
         };
         Ok(head.event(name).json_data(&event).expect("events are plain data"))
     });
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+    Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
 }
 
 /// The body becomes the job's standard input as it arrives; its end is the input's end. Answers

@@ -21,7 +21,6 @@ use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
-use axum::routing::get;
 use axum::{Extension, Router};
 use sway_core::api::jobs::JOB_BODY_LEN_MAX;
 use sway_server::error::ServerError;
@@ -105,13 +104,12 @@ pub fn router(app: App, access: Access) -> Router {
         .routes(routes!(health::metrics))
         .routes(routes!(openapi::show))
         .routes(routes!(pages::root))
-        .routes(routes!(pages::run))
         .split_for_parts();
     let open_paths: &[&str] = if access.open { &OPEN_PATHS } else { &[] };
     let document = Document::new(described, open_paths);
     let routes = routes
         .layer(Extension(document))
-        .route(pages::STYLE_PATH, get(pages::style))
+        .merge(pages::routes())
         .fallback(async || ServerError::not_found("no_such_route", "there is no such route"))
         .method_not_allowed_fallback(async || {
             ServerError::new(
@@ -125,7 +123,7 @@ pub fn router(app: App, access: Access) -> Router {
     let mut options = GuardOptions::new(access.listen);
     options.names = access.names;
     options.open = access.open;
-    options.public.push(pages::STYLE_PATH);
+    options.public.extend(pages::public_paths());
     if access.open {
         options.open_paths.extend(OPEN_PATHS);
     } else {
@@ -133,7 +131,9 @@ pub fn router(app: App, access: Access) -> Router {
         options.public.push("/");
     }
     let guarded = protect(routes, Guard::new(access.token.clone(), options));
-    pages::with_login(guarded, access.token)
+    // Without TLS a server listens on loopback alone.
+    let secure = !access.listen.ip().to_canonical().is_loopback();
+    pages::with_sign_in(guarded, pages::Session::new(access.token, secure))
 }
 
 /// Whose rows to show: the caller's own, or everybody's where the operator speaks for nobody else

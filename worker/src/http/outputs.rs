@@ -78,7 +78,10 @@ pub(super) async fn show(
 }
 
 /// A job chose the bytes: no browser is to take them for a page of ours.
-async fn answer(bytes: OutputBytes, content_type: &str) -> Result<Response, ServerError> {
+pub(super) async fn answer(
+    bytes: OutputBytes,
+    content_type: &str,
+) -> Result<Response, ServerError> {
     let OutputBytes { file, offset, len } = bytes;
     let mut file = tokio::fs::File::from_std(file);
     file.seek(SeekFrom::Start(offset)).await.map_err(|error| {

@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use serde::Deserialize;
 use sway_core::api::jobs::{ImageList, RunList, RunView};
+use sway_core::job::{Cause, JobState};
 use sway_server::error::{Json, Path, Query, ServerError};
 use sway_server::guard::Identity;
 use utoipa::IntoParams;
@@ -33,6 +34,12 @@ pub(super) struct ListQuery {
     limit: Option<u32>,
     /// What file name, user, image or job id contain.
     q: Option<String>,
+    /// Of its job.
+    state: Option<JobState>,
+    /// Why it ended.
+    cause: Option<Cause>,
+    /// What the image's name contains.
+    image: Option<String>,
 }
 
 impl ListQuery {
@@ -42,6 +49,9 @@ impl ListQuery {
             before: self.before,
             limit: self.limit.unwrap_or(PAGE_LEN).clamp(1, PAGE_LEN_MAX),
             search: self.q.filter(|search| !search.is_empty()),
+            state: self.state,
+            cause: self.cause,
+            image: self.image.filter(|image| !image.is_empty()),
             output_len,
         })
     }

@@ -50,9 +50,9 @@ impl Stream for Events {
 }
 
 impl Events {
-    /// Of a job that goes on; counts as a follower until it is dropped.
-    pub(super) fn of_active(active: &Arc<Active>, after: u64) -> Self {
-        let follower = active.follow();
+    /// Of a job that goes on; where it follows the job, until it is dropped.
+    pub(super) fn of_active(active: &Arc<Active>, after: u64, follows: bool) -> Self {
+        let follower = follows.then(|| active.follow());
         let mut progress = active.progress.subscribe();
         let mut usage = active.usage.subscribe();
         // Who comes late hears the last sample at once.

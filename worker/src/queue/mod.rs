@@ -442,9 +442,29 @@ impl Queue {
         scope: &Scope,
         after: u64,
     ) -> Result<Events, QueueError> {
+        self.events_of(prefix, scope, after, true).await
+    }
+
+    /// The same for somebody whose going the job does not mind.
+    pub async fn watch(
+        &self,
+        prefix: &str,
+        scope: &Scope,
+        after: u64,
+    ) -> Result<Events, QueueError> {
+        self.events_of(prefix, scope, after, false).await
+    }
+
+    async fn events_of(
+        &self,
+        prefix: &str,
+        scope: &Scope,
+        after: u64,
+        follows: bool,
+    ) -> Result<Events, QueueError> {
         let job = self.0.db.job(prefix, scope).await?.view;
         if let Some(active) = self.0.active(&job.id) {
-            return Ok(Events::of_active(&active, after));
+            return Ok(Events::of_active(&active, after, follows));
         }
         // It may have ended between the two looks.
         let job = self.0.db.job(&job.id, scope).await?.view;

@@ -6,9 +6,25 @@ fn page(worker: &Worker, path: &str) -> Request {
     Request::new(worker.addr, "GET", path).header("accept", "text/html")
 }
 
+/// The cookie of a browser that signed in, and the key that its page's script keeps.
+async fn with_key(worker: &Worker) -> (String, String) {
+    let answer = Request::new(worker.addr, "POST", "/login")
+        .header("content-type", "application/x-www-form-urlencoded")
+        .header("accept", "application/json")
+        .body(format!("token={TOKEN}&next=%2Fnew").into_bytes())
+        .send()
+        .await;
+    assert_eq!((answer.status, answer.json()["next"].as_str()), (200, Some("/new")));
+    let key = answer.json()["key"].as_str().unwrap().to_owned();
+    let cookie = answer.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
+    assert!(!cookie.contains(&key) && key != TOKEN);
+    (cookie, key)
+}
+
 async fn signed_in(worker: &Worker) -> String {
     let answer = Request::new(worker.addr, "POST", "/login")
         .header("content-type", "application/x-www-form-urlencoded")
+        .header("accept", "text/html")
         .body(format!("token={TOKEN}").into_bytes())
         .send()
         .await;
@@ -33,7 +49,8 @@ async fn a_person_signs_in_and_sees_the_runs() {
     let none = page(&worker, "/?q=nothing").header("cookie", &cookie).send().await;
     assert!(none.body.contains("No runs."));
     assert_eq!(page(&worker, "/run/99").header("cookie", &cookie).send().await.status, 404);
-    assert_eq!(page(&worker, "/style.css").send().await.status, 200);
+    let form = page(&worker, "/new").header("cookie", &cookie).send().await;
+    assert!(form.body.contains("library/scipy:latest"), "{}", form.body);
 }
 
 #[tokio::test]
@@ -43,13 +60,147 @@ async fn the_cookie_opens_pages_and_nothing_else() {
     let api = page(&worker, "/v1/runs").header("cookie", &cookie).send().await;
     assert_eq!(api.status, 401);
     let wrong = page(&worker, "/run/1").header("cookie", "sway_pages=x").send().await;
-    assert_eq!((wrong.status, wrong.header("location")), (303, Some("/")));
+    assert_eq!((wrong.status, wrong.header("location")), (303, Some("/login?next=%2Frun%2F1")));
     let refused = Request::new(worker.addr, "POST", "/login")
         .header("content-type", "application/x-www-form-urlencoded")
         .body(b"token=wrong".to_vec())
         .send()
         .await;
     assert_eq!((refused.status, refused.header("set-cookie")), (401, None));
+}
+
+#[tokio::test]
+async fn a_page_acts_only_with_its_key_and_from_its_own_origin() {
+    let worker = Worker::start().await;
+    let (cookie, key) = with_key(&worker).await;
+    let origin = format!("http://{}", worker.addr);
+    let submit = |headers: &[(&str, &str)]| {
+        let request = Request::new(worker.addr, "POST", "/v1/jobs")
+            .header("content-type", "application/json")
+            .body(json(&spec(&["hang"])));
+        let headers =
+            headers.iter().fold(request, |request, (name, value)| request.header(name, value));
+        async move { headers.send().await }
+    };
+    let (cookie_header, key_header) = (("cookie", &*cookie), ("x-sway-page", &*key));
+    let own = ("origin", &*origin);
+    assert_eq!(submit(&[own, cookie_header]).await.status, 401, "what any port of this host has");
+    assert_eq!(submit(&[own, key_header]).await.status, 401);
+    assert_eq!(submit(&[own, cookie_header, ("x-sway-page", &"0".repeat(64))]).await.status, 401);
+    let foreign = ("origin", "http://127.0.0.1:1");
+    assert_eq!(submit(&[foreign, cookie_header, key_header]).await.status, 403);
+    let job = submit(&[own, cookie_header, key_header]).await;
+    assert_eq!(job.status, 202, "{}", job.body);
+    let id = job.json()["id"].as_str().unwrap().to_owned();
+    let post = |path: String| {
+        Request::new(worker.addr, "POST", &path)
+            .header("origin", &origin)
+            .header("cookie", &cookie)
+            .header("x-sway-page", &key)
+    };
+    // Nothing else of the API.
+    assert_eq!(post(format!("/v1/jobs/{id}/stdin")).send().await.status, 401);
+    assert_eq!(post("/v1/traces".to_owned()).send().await.status, 401);
+    let cancelled = post(format!("/v1/jobs/{id}/cancel")).send().await;
+    assert_eq!(cancelled.json()["state"], "cancelled", "{}", cancelled.body);
+    let logout = Request::new(worker.addr, "POST", "/logout");
+    assert_eq!(logout.send().await.status, 403);
+    let logout = post("/logout".to_owned()).send().await;
+    assert!(logout.header("set-cookie").unwrap().contains("Max-Age=0"));
+}
+
+#[tokio::test]
+async fn a_page_watches_a_job_without_becoming_what_it_lives_for() {
+    let worker = Worker::start().await;
+    let job = worker.post("/v1/jobs", json(&spec(&["hang"]))).send().await.json();
+    let id = job["id"].as_str().unwrap();
+    let cookie = signed_in(&worker).await;
+    let watching = page(&worker, &format!("/run/{id}/events")).header("cookie", &cookie).send();
+    // Longer than a job outlives its last follower here.
+    let seconds = std::time::Duration::from_secs(1);
+    assert!(tokio::time::timeout(seconds, watching).await.is_err(), "the job goes on");
+    tokio::time::sleep(seconds).await;
+    let state = worker.get(&format!("/v1/jobs/{id}")).send().await.json();
+    assert_eq!(state["state"], "running");
+    worker.post(&format!("/v1/jobs/{id}/cancel"), b"".to_vec()).send().await;
+    let told = page(&worker, &format!("/run/{id}/events")).header("cookie", &cookie).send().await;
+    assert!(
+        told.body.contains("event: output") && told.body.contains("event: end"),
+        "{}",
+        told.body
+    );
+    let saved = page(&worker, &format!("/run/{id}/stdout")).header("cookie", &cookie).send().await;
+    assert!(saved.body.contains("hanging"), "{}", saved.body);
+    assert_eq!(saved.header("content-disposition"), Some("attachment"));
+    assert_eq!(saved.header("x-content-type-options"), Some("nosniff"));
+}
+
+#[tokio::test]
+async fn runs_are_filtered_by_state_cause_image_and_text() {
+    let worker = Worker::start().await;
+    for words in [&["say", "x"][..], &["exit", "3"], &["too", "timeout"]] {
+        worker.post("/v1/jobs?wait=true", json(&spec(words))).send().await;
+    }
+    let cookie = signed_in(&worker).await;
+    for (query, expected) in [
+        ("", &[3, 2, 1][..]),
+        ("state=completed", &[1]),
+        ("state=failed", &[3, 2]),
+        ("cause=timeout", &[3]),
+        ("state=failed&cause=exited", &[2]),
+        ("image=SCI", &[3, 2, 1]),
+        ("image=node", &[]),
+        ("q=exit", &[2]),
+        ("q=exit&cause=timeout", &[]),
+        ("before=3&state=failed", &[2]),
+        ("q=&state=&cause=&image=", &[3, 2, 1]),
+    ] {
+        let list = page(&worker, &format!("/?{query}")).header("cookie", &cookie).send().await;
+        let shown: Vec<i64> =
+            (1..=3).rev().filter(|id| list.body.contains(&format!("href=\"/run/{id}\""))).collect();
+        assert_eq!(shown, expected, "{query}");
+        // The same of the API, which takes no empty names.
+        if !query.contains("state=&") {
+            let runs = worker.get(&format!("/v1/runs?{query}")).send().await.json();
+            let runs = runs["runs"].as_array().unwrap();
+            let told: Vec<i64> = runs.iter().map(|run| run["id"].as_i64().unwrap()).collect();
+            assert_eq!(told, expected, "{query}");
+        }
+    }
+    let none = page(&worker, "/?state=nonesuch").header("cookie", &cookie).send().await;
+    assert_eq!((none.status, none.error().0.as_str()), (400, "malformed_query"));
+}
+
+#[tokio::test]
+async fn a_job_that_waits_has_a_page_and_stands_in_the_list() {
+    let worker = Worker::start_with(|config| config.running_max = 1).await;
+    worker.post("/v1/jobs", json(&spec(&["hang"]))).send().await;
+    let waiting = worker.post("/v1/jobs", json(&spec(&["say", "x"]))).send().await.json();
+    let id = waiting["id"].as_str().unwrap();
+    let cookie = signed_in(&worker).await;
+    let shown = page(&worker, &format!("/run/{id}")).header("cookie", &cookie).send().await;
+    assert!(shown.status == 200 && shown.body.contains("waits for a place"), "{}", shown.body);
+    let list = page(&worker, "/").header("cookie", &cookie).send().await;
+    assert!(list.body.contains(&format!("href=\"/run/{id}\"")), "{}", list.body);
+}
+
+#[tokio::test]
+async fn files_of_the_pages_are_kept_by_browsers_for_ever() {
+    let worker = Worker::start().await;
+    let form = page(&worker, "/").send().await;
+    let paths: Vec<&str> =
+        form.body.split('"').filter(|part| part.starts_with("/assets/")).collect();
+    assert!(paths.len() >= 4, "{paths:?}");
+    for path in paths {
+        let file = page(&worker, path).send().await;
+        assert_eq!(file.status, 200, "{path}");
+        assert!(file.header("cache-control").unwrap().contains("immutable"));
+        assert_eq!(file.header("x-content-type-options"), Some("nosniff"));
+        let etag = file.header("etag").unwrap();
+        let again = page(&worker, path).header("if-none-match", etag).send().await;
+        assert_eq!((again.status, again.body.as_str()), (304, ""));
+    }
+    assert_eq!(page(&worker, "/assets/0/style.css").send().await.status, 401);
 }
 
 #[tokio::test]
@@ -61,10 +212,13 @@ async fn what_a_job_chose_can_not_become_markup() {
         argv.push("</pre><img src=x onerror=alert(1)>".to_owned());
     }
     worker.post("/v1/jobs?wait=true", json(&asked)).send().await;
-    for path in ["/run/1", "/", "/?q=%22%3E%3Cscript%3E"] {
+    for path in ["/run/1", "/", "/?q=%22%3E%3Cscript%3E", "/?image=%22%3E%3Cscript%3E"] {
         let answer = worker.get(path).header("accept", "text/html").send().await;
         assert_eq!(answer.status, 200);
-        assert!(!answer.body.contains("<script") && !answer.body.contains("<img"), "{path}");
+        assert!(!answer.body.contains("<script>") && !answer.body.contains("<img src=x"), "{path}");
+        // Its own scripts are files.
+        assert!(answer.body.matches("<script").count() == 2, "{path}");
+        assert!(!answer.body.contains(" style=") && !answer.body.contains("<style"), "{path}");
         let policy = answer.header("content-security-policy").unwrap();
         assert!(policy.starts_with("default-src 'none'"), "{policy}");
     }
