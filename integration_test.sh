@@ -7,14 +7,14 @@
 #
 #   --skip-export   use the images that the last run exported
 #   --concurrent    run all test apps at once
-#   SUBJECT         code, apps, image, starts, data, failures, refusals, requests, python, scripts:
+#   SUBJECT         code, apps, image, starts, data, failures, refusals, requests, python, page, scripts:
 #                   only these (all but code and requests need the images that `apps` exports)
 #
 # The subjects are in integration/, one file each.
 set -uo pipefail
 cd "$(dirname "$0")" || exit
 root=$PWD
-for file in setup/lib.sh integration/{lib,code,apps,image,starts,data,failures,refusals,requests,python,scripts}.sh; do
+for file in setup/lib.sh integration/{lib,code,apps,image,starts,data,failures,refusals,requests,python,page,scripts}.sh; do
     # shellcheck source=/dev/null
     . "$root/$file"
 done
@@ -24,8 +24,8 @@ for argument in "$@"; do
     case $argument in
         --skip-export) skip_export=true ;;
         --concurrent) concurrent=true ;;
-        code | apps | image | starts | data | failures | refusals | requests | python | scripts) subjects+=("$argument") ;;
-        *) fail "usage: $0 [--skip-export] [--concurrent] [code|apps|image|starts|data|failures|refusals|requests|python|scripts]..." ;;
+        code | apps | image | starts | data | failures | refusals | requests | python | page | scripts) subjects+=("$argument") ;;
+        *) fail "usage: $0 [--skip-export] [--concurrent] [code|apps|image|starts|data|failures|refusals|requests|python|page|scripts]..." ;;
     esac
 done
 wanted() { [ ${#subjects[@]} = 0 ] || [[ " ${subjects[*]} " = *" $1 "* ]]; }
@@ -76,6 +76,7 @@ wanted failures && check_failures
 wanted refusals && check_refusals
 wanted requests && check_requests
 wanted python && check_python
+wanted page && check_page
 check "the servers stop when they are told to" stop_all
 check "and leave no mount behind" expect_equal mounts "" "$(mounts_below "$work")"
 wanted scripts && check_scripts

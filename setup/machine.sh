@@ -43,6 +43,9 @@ if [ "$purpose" = test ]; then
     need pip3 python3-pip
     need getfattr attr
     need zstd zstd
+    # What the page is looked at with.
+    have chromium-browser || have google-chrome || need chromium chromium
+    python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 fi
 
 if [ ${#missing[@]} -gt 0 ]; then
