@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from itertools import islice
@@ -219,6 +221,17 @@ def test_what_a_job_leaves_in_output_is_listed_read_and_saved(
     with pytest.raises(sway.Refused) as caught:
         client.run(code="1", image=IMAGE).job.outputs()
     assert caught.value.code == "no_outputs"
+
+
+def test_a_dataset_is_read_by_its_name(client: sway.Client, tmp_path: Path) -> None:
+    (tmp_path / "message.txt").write_text("from ada")
+    script = tmp_path / "app.py"
+    script.write_text("import os; print(os.environ['DATA_PATH'], open('/data/message.txt').read())")
+    flags = ["--detach", "--json", "--image", IMAGE, "--data", str(tmp_path / "message.txt")]
+    stored = subprocess.run(["sway", "run", *flags, str(script)], capture_output=True, check=True)
+    name = json.loads(stored.stdout)["datasets"][0]["dataset"]
+    data = [sway.Dataset(name, "message.txt", "file")]
+    assert client.run(script, image=IMAGE, datasets=data).stdout == "/data/message.txt from ada\n"
 
 
 def test_runs_jobs_and_images_are_listed_newest_first(client: sway.Client) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Callable, Generic, NamedTuple, TypeVar, c
 
 from . import _remote
 from ._errors import FunctionFailed, NotSendable, SwayError
-from ._job import WAIT_S, Job
+from ._job import WAIT_S, Job, Result
 from ._program import file
 from ._request import JobOptions
 from ._source import check_function, source_of
@@ -86,10 +86,11 @@ class Function(Generic[P, R]):
         """
         call = self._submit(self._source(), args, kwargs, detach=False)
         try:
-            return call.get()
+            result = call.job.wait()
         except BaseException:
             call.job.cancel_quietly()
             raise
+        return call.value(result)
 
     def spawn(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """Call it in a container, without waiting. It goes on if this process ends.
@@ -138,9 +139,8 @@ class Function(Generic[P, R]):
     @staticmethod
     def _first(calls: deque[Call[R]], timeout: float) -> R:
         """Wait for the oldest call, which then is none of those that run any more."""
-        result = calls[0].get(timeout)
-        calls.popleft()
-        return result
+        result = calls[0].job.wait(timeout)
+        return calls.popleft().value(result)
 
     def _source(self) -> _Sent:
         """Collect what goes with a call, but for its arguments.
@@ -201,7 +201,14 @@ class Call(Generic[R]):
             FunctionFailed: It raised an exception, or returned what JSON can't carry.
             JobFailed: It did not come to an end: timeout, memory, cancelled.
         """
-        result = self.job.wait(timeout)
+        return self.value(self.job.wait(timeout))
+
+    def value(self, result: Result) -> R:
+        """Tell what it returned from how its job ended.
+
+        Raises:
+            The same as `get`, but the first.
+        """
         answer = result.run.answer if result.run else None
         if answer is not None and answer.error is not None:
             traceback = without_own_frames(answer.error)
