@@ -62,6 +62,5 @@ pub(super) fn load(store: &dyn BlobStore, digest: Digest) -> Result<Bundle, Serv
         ServerError::internal(format!("blob {digest} is corrupt"))
             .hint("ask for it with x-sway-verify: 1, then upload it again")
     })?;
-    Bundle::decode(blob.as_ref())
-        .map_err(|error| not_a_bundle(format!("blob {digest} is {error}")))
+    Bundle::decode(blob.as_ref()).map_err(|error| not_a_bundle(format!("blob {digest} is {error}")))
 }
