@@ -325,6 +325,28 @@ async fn jobs_that_do_not_fit_have_containers_of_their_own() {
 }
 
 #[tokio::test]
+async fn containers_of_an_image_go_when_its_name_leads_elsewhere() {
+    let old: Arc<dyn Rootfs> = image();
+    let hi = || Order::python("print('hi')");
+    let mut warm = Warm::new(Arc::clone(&old));
+    warm.run(hi).await;
+    // Each that waits keeps its image mounted.
+    let until = async |holders: std::ops::RangeInclusive<usize>| {
+        let begun = Instant::now();
+        while !holders.contains(&Arc::strong_count(&old)) {
+            assert!(begun.elapsed() < PATIENCE, "{} holders", Arc::strong_count(&old));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    until(3..=4).await;
+    warm.mount = image();
+    assert!(!warm.once(hi()).await.outcome.pooled);
+    until(1..=1).await;
+    assert!(warm.run(hi).await.outcome.pooled);
+    warm.end().await;
+}
+
+#[tokio::test]
 async fn a_pool_that_is_killed_with_its_worker_leaves_nothing_to_the_next() {
     let warm = Warm::new(image());
     warm.run(|| Order::python("print('hi')")).await;
