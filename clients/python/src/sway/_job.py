@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from ._program import StrPath
 from ._quantity import show_size
 from ._run import Run
 from ._sse import EventDecoder
+from ._unpack import unpack
 
 WAIT_S = 24 * 3600.0
 """How long something is waited for unless the caller says so: a day."""
@@ -192,15 +192,12 @@ class Job:
         Raises:
             Refused: There is none (``no_outputs``).
             FileExistsError: The folder holds something.
+            ProtocolError: The worker sends what could reach out of the folder.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise FileExistsError(f"{folder} is not empty")
-        if not hasattr(tarfile, "data_filter"):
-            raise SwayError(
-                "this Python can't unpack a stranger's archive", "update its patch level"
-            )
         deadline = Deadline(_DOWNLOAD_S)
         with tempfile.TemporaryFile() as archive:
             place = self._path("/outputs?format=tar")
@@ -213,10 +210,7 @@ class Job:
                 else:
                     raise WaitTimeout(f"{self.id}'s output took more than {_DOWNLOAD_S:.0f} s")
             archive.seek(0)
-            with tarfile.open(fileobj=archive) as entries:
-                # A job's work is a stranger's: nothing of it reaches out of the folder.
-                entries.extractall(folder, filter="data")
-        return sorted(path for path in folder.rglob("*") if not path.is_dir())
+            return unpack(archive, folder)
 
     def _path(self, rest: str = "") -> str:
         return f"/v1/jobs/{quote(self.id, safe='')}{rest}"
