@@ -28,6 +28,9 @@ const RECONNECT_DEADLINE: Duration = Duration::from_secs(30);
 /// Pause before each try.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 
+/// A connection that held for so long is progress, even without an event.
+const HELD_MIN: Duration = Duration::from_secs(2);
+
 /// Which page of the run log.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RunPage {
@@ -164,6 +167,7 @@ impl Jobs<'_> {
             let mut last = last_event_id;
             let mut progress = Instant::now();
             loop {
+                let asked = Instant::now();
                 let broken = match follow(&client, &path, last).await {
                     Ok(mut events) => loop {
                         match events.next().await {
@@ -176,7 +180,13 @@ impl Jobs<'_> {
                                     return;
                                 }
                             }
-                            Err(error) => break error,
+                            Err(error) => {
+                                // The worker was there, however little the job had to say.
+                                if asked.elapsed() > HELD_MIN {
+                                    progress = Instant::now();
+                                }
+                                break error;
+                            }
                         }
                     },
                     Err(error) => error,

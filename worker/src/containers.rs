@@ -168,6 +168,7 @@ impl Containers {
             mount,
             datasets,
             pool,
+            ready: order.ready,
             go: order.go,
             cancel: order.cancel,
             started: order.started,
@@ -283,6 +284,7 @@ async fn not_mounted(
     waited: Duration,
 ) -> RunOutcome {
     let message = format!("{what} can't be mounted: {error}");
+    drop(order.ready);
     if let Ok(Go { run_id, output, .. }) = order.go.await {
         tracing::error!(job.id = order.job_id, run.id = run_id, "{message}");
         let note = format!("sway: {message}\n");

@@ -9,6 +9,7 @@ use sway_core::digest::Digest;
 use sway_core::job::{JobSpec, JobState, Limits, Network};
 use sway_core::name::{ImageName, UserName};
 
+use super::runs::Unsynced;
 use super::{Db, DbError, Scope, now, runs};
 
 /// Length of a job id: a letter, then letters and digits; 31^9 of them.
@@ -226,6 +227,17 @@ impl Db {
                 .map_err(|error| DbError::Row { column: "spec", value: error.to_string() })
         })
         .transpose()
+    }
+
+    /// Notes that a job's program is about to start: from now on it counts as one that ran, and is
+    /// not run again. Waits for no disk, so a power cut may undo it; the end of the worker does not.
+    pub async fn start_job(&self, id: &str) -> Result<(), DbError> {
+        let id = id.to_owned();
+        self.call(move |connection| {
+            let connection = Unsynced::new(connection)?;
+            move_job(connection.0, &id, JobState::Running)
+        })
+        .await
     }
 
     /// Moves a job to `next`, if its state allows that.

@@ -77,10 +77,10 @@ pub struct RunEnd {
 }
 
 /// A connection whose commits are on disk with the next one that is not of this kind.
-struct Unsynced<'a>(&'a Connection);
+pub(super) struct Unsynced<'a>(pub(super) &'a Connection);
 
 impl<'a> Unsynced<'a> {
-    fn new(connection: &'a Connection) -> Result<Self, DbError> {
+    pub(super) fn new(connection: &'a Connection) -> Result<Self, DbError> {
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         Ok(Self(connection))
     }
@@ -147,7 +147,7 @@ impl Db {
     /// Adds the row of a run that begins, and tells its number.
     ///
     /// Waits for no disk: a run whose process had not started before a power cut begins again in
-    /// any case, and that it has started is the next thing to be stored.
+    /// any case, and when it has started is stored before anything else of it is.
     pub async fn begin_run(&self, run: NewRun) -> Result<i64, DbError> {
         self.call(move |connection| {
             let connection = Unsynced::new(connection)?;
@@ -162,6 +162,16 @@ impl Db {
                 0 => Err(DbError::NoJob(run.job_id)),
                 _ => Ok(connection.0.last_insert_rowid()),
             }
+        })
+        .await
+    }
+
+    /// Notes when a run's process started: now. With this, that it has is on disk.
+    pub async fn note_start(&self, run_id: i64) -> Result<(), DbError> {
+        self.call(move |connection| {
+            let query = "UPDATE runs SET started_at = ?2 WHERE id = ?1";
+            connection.execute(query, params![run_id, now()])?;
+            Ok(())
         })
         .await
     }

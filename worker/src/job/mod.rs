@@ -121,6 +121,8 @@ pub struct RunRequest {
     pub datasets: Vec<MountedDataset>,
     /// Whether it may have a container of the pool.
     pub pool: Option<PoolUse>,
+    /// Told when all is ready; dropped where it never will be.
+    pub ready: oneshot::Sender<()>,
     /// What the run waits for when all is ready: its program does not start before. Where the
     /// sender is dropped, it never starts, and what was made ready is thrown away.
     pub go: oneshot::Receiver<Go>,
@@ -364,7 +366,7 @@ impl Runner {
     /// serve others; its cgroup and directories go soon after ([`Runner::settled`]). It must not
     /// be dropped before (cancel it instead).
     pub async fn run(&self, request: RunRequest) -> RunOutcome {
-        let RunRequest { job_id, spec, limits, mount, datasets, pool, go, cancel, started } =
+        let RunRequest { job_id, spec, limits, mount, datasets, pool, ready, go, cancel, started } =
             request;
         let fail_on_limit = spec.fail_on_output_limit;
         // A handler reads its event, and nothing else.
@@ -405,6 +407,11 @@ impl Runner {
                 (run, range, created, Start::Program)
             }
         };
+        match created {
+            // Whoever gives leave may have gone.
+            Ok(_) => drop(ready.send(())),
+            Err(_) => drop(ready),
+        }
         let go = go.await.ok();
         let output = go.as_ref().map(|go| Arc::clone(&go.output));
         let run_id = go.as_ref().map(|go| go.run_id);

@@ -21,6 +21,7 @@ use crate::job::{Go, RunOutcome};
 pub(super) struct Attempt {
     /// The image that it was made for.
     pub(super) manifest: Digest,
+    ready: oneshot::Receiver<()>,
     go: oneshot::Sender<Go>,
     started: oneshot::Receiver<()>,
     outcome: oneshot::Receiver<RunOutcome>,
@@ -46,6 +47,7 @@ impl Inner {
         datasets: Vec<DatasetView>,
         place: OwnedSemaphorePermit,
     ) -> Attempt {
+        let (is_ready, ready) = oneshot::channel();
         let (go, has_leave) = oneshot::channel();
         let (has_started, started) = oneshot::channel();
         let (tell, outcome) = oneshot::channel();
@@ -56,6 +58,7 @@ impl Inner {
             limits,
             manifest,
             datasets,
+            ready: is_ready,
             go: has_leave,
             cancel: active.cancel.clone(),
             started: has_started,
@@ -67,11 +70,17 @@ impl Inner {
             // Nobody waits for one that was refused.
             let _ = tell.send(outcome);
         });
-        Attempt { manifest, go, started, outcome }
+        Attempt { manifest, ready, go, started, outcome }
     }
 }
 
 impl Attempt {
+    /// Waits until only leave is missing. False where the program can't be started, of which the
+    /// outcome tells.
+    pub(super) async fn is_ready(&mut self) -> bool {
+        (&mut self.ready).await.is_ok()
+    }
+
     /// Lets the program start.
     pub(super) fn go(self, go: Go) -> Running {
         let Self { go: sender, started, outcome, .. } = self;

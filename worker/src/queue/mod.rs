@@ -596,7 +596,7 @@ impl Inner {
     ) -> Result<(), QueueError> {
         let job = self.db.job(&active.id, &Scope::All).await?.view;
         let begun = Instant::now();
-        let (attempt, records_trace) = match place {
+        let (mut attempt, records_trace) = match place {
             // None is begun ahead for a job that records.
             Place::Taken(attempt) => (attempt, false),
             Place::Free(place) => {
@@ -613,6 +613,10 @@ impl Inner {
         let run_id = self.db.begin_run(new).await?;
         let output = self.outputs.create(run_id, job.limits.output_bytes)?;
         active.progress.send_modify(|progress| progress.output = Some(Arc::clone(&output)));
+        if attempt.is_ready().await {
+            // From here on the job is one that was running: whatever dies now, it is not run again.
+            self.db.start_job(&active.id).await?;
+        }
         let go = Go {
             run_id,
             stdin: active.take_stdin(),
@@ -622,7 +626,7 @@ impl Inner {
         };
         let Running { started, outcome } = attempt.go(go);
         if started.await.is_ok() {
-            self.mark_running(active).await;
+            self.tell_running(active, run_id).await;
         }
         let outcome = outcome.await.map_err(|_| QueueError::Stopping)?;
         // Whoever carried it out: nothing follows.
@@ -655,15 +659,15 @@ impl Inner {
         Ok(())
     }
 
-    async fn mark_running(&self, active: &Active) {
-        if let Err(error) = self.db.move_job(&active.id, JobState::Running).await {
+    async fn tell_running(&self, active: &Active, run_id: i64) {
+        active.progress.send_modify(|progress| progress.state = JobState::Running);
+        if let Err(error) = self.db.note_start(run_id).await {
             tracing::error!(
                 job.id = active.id,
                 error = &error as &dyn std::error::Error,
-                "the job's start is not on record"
+                "the time of the job's start is not on record"
             );
         }
-        active.progress.send_modify(|progress| progress.state = JobState::Running);
     }
 
     /// What the row says of an outcome.

@@ -25,6 +25,8 @@ pub struct RunOrder {
     pub manifest: Digest,
     /// Its datasets, in the order of the spec's.
     pub datasets: Vec<DatasetView>,
+    /// To be told when all is ready for its program to start. Dropped where it never will be.
+    pub ready: oneshot::Sender<()>,
     /// Comes when its program may start; see [`crate::job::RunRequest`].
     pub go: oneshot::Receiver<Go>,
     /// Ends it.

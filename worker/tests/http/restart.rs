@@ -46,6 +46,21 @@ async fn a_job_that_was_only_being_prepared_runs_again() {
 }
 
 #[tokio::test]
+async fn a_job_whose_program_may_have_started_never_runs_again() {
+    let worker = Worker::start().await;
+    let client = worker.client("ada");
+    let job = client.jobs().submit(&spec(&["be started"])).await.unwrap();
+    job_when(&client, &job.id, |job| job.state == JobState::Running).await;
+    let data = worker.kill().await;
+    let worker = Worker::start_on(data, |_| {}).await;
+    let client = worker.client("ada");
+    assert_eq!(client.jobs().job(&job.id).await.unwrap().state, JobState::Failed);
+    let runs = client.jobs().runs(Default::default()).await.unwrap().runs;
+    let causes: Vec<_> = runs.iter().map(|run| run.cause).collect();
+    assert_eq!(causes, [Some(Cause::Infrastructure)]);
+}
+
+#[tokio::test]
 async fn a_worker_that_is_stopped_ends_its_jobs_and_says_so() {
     let worker = Worker::start_with(|config| config.running_max = 1).await;
     let client = worker.client("ada");

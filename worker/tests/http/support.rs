@@ -279,7 +279,6 @@ fn line(file: &JobFile) -> Vec<String> {
 }
 
 async fn play(order: RunOrder) -> RunOutcome {
-    let mut go = order.go.await.unwrap();
     let words = match &order.spec.program {
         Program::Command { argv } => argv.clone(),
         // Scripts and handlers are plays of one line.
@@ -290,6 +289,14 @@ async fn play(order: RunOrder) -> RunOutcome {
     let argv: Vec<&str> = words.iter().map(String::as_str).collect();
     let mut outcome = outcome();
     if argv[0] == "wait" {
+        order.cancel.cancelled().await;
+        outcome.cause = Cause::Cancelled;
+        return outcome;
+    }
+    order.ready.send(()).unwrap();
+    let mut go = order.go.await.unwrap();
+    if argv[0] == "be started" {
+        // For ever: nobody is told that it has.
         order.cancel.cancelled().await;
         outcome.cause = Cause::Cancelled;
         return outcome;

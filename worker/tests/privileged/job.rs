@@ -233,12 +233,14 @@ impl Bench {
         let path = self.data.path().join(format!("output-{run_id}"));
         let output = Arc::new(OutputLog::create(&path, limits.output_bytes).unwrap());
         let (leave, go) = oneshot::channel();
+        // Leave is there before it is asked for.
+        let (ready, _) = oneshot::channel();
         let archive = self.archive(run_id);
         let usage = watch::Sender::default();
         leave.send(Go { run_id, stdin, output: Arc::clone(&output), usage, archive }).unwrap();
         let job_id = format!("job-{run_id}");
         let request =
-            RunRequest { job_id, spec, limits, mount, datasets, pool, go, cancel, started };
+            RunRequest { job_id, spec, limits, mount, datasets, pool, ready, go, cancel, started };
         let outcome = tokio::time::timeout(PATIENCE, self.runner.run(request)).await.unwrap();
         self.runner.settled().await;
         let text = async |stream| {
