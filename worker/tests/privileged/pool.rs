@@ -129,7 +129,8 @@ const SCRIPTS: &[&str] = &[
     "import re; print(re.sub(r'\\d{9,}', 'N', str([line.split(' ', 4)[4] for line in open('/proc/self/mountinfo') if ' / / ' not in line])))",
     "import os\nfor at in '/', '/etc', '/tmp', '/dev', '/dev/shm': print(at, sorted(os.listdir(at)), os.stat(at).st_mode)",
     "import os; print([(at, os.path.exists(at)) for at in ('/code', '/data', '/output')])",
-    "import os; print([pid for pid in os.listdir('/proc') if pid.isdigit() and int(pid) > 2])",
+    // Which number a program gets depends on the threads of the runc that made its container.
+    "import os; print([pid for pid in os.listdir('/proc') if pid.isdigit() and int(pid) not in (1, os.getpid())])",
     "import os, signal; print([signal.getsignal(it) for it in (2, 13, 15)], signal.pthread_sigmask(0, []))",
     "open('app.py', 'w')",
     "print('x' * 100)\nimport time; time.sleep(60)",
