@@ -180,9 +180,14 @@ def test_a_wait_ends_when_its_time_is_over_and_the_job_goes_on(client: sway.Clie
 
 def test_an_interrupted_run_is_cancelled(client: sway.Client) -> None:
     timer = threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        client.run(code="import time; time.sleep(30)", image=IMAGE, timeout=40)
+    # Shells start what runs in the background with the signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            client.run(code="import time; time.sleep(30)", image=IMAGE, timeout=40)
+    finally:
+        signal.signal(signal.SIGINT, before)
     newest = next(client.jobs())
     assert newest.wait(timeout=20).state == "cancelled"
 
