@@ -47,10 +47,10 @@ wanted code && check_code
 
 step "Building the programs"
 subject "The programs"
-check_seconds=900 check "they build" cargo build -q --release --bins -p sway-cli -p sway-fileserver -p sway-worker ||
+check_seconds=1800 check "they build" cargo build -q --release --bins -p sway-cli -p sway-fileserver -p sway-worker ||
     { printf '\n%d passed, %d failed\n' "$passed" "$failed"; exit 1; }
 # What makes and compares difficult images. cargo's tests have built these already.
-check_seconds=900 check "the examples build" cargo build -q --workspace --examples
+check_seconds=1800 check "the examples build" cargo build -q --workspace --examples
 base_file=$work/base-arguments
 setup/base-image.sh >"$base_file" || fail "there is no base image to build the test apps on"
 mapfile -t base_arguments <"$base_file"

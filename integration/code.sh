@@ -4,7 +4,7 @@
 cargo_tests() { # SENTENCE ARGUMENTS...
     local sentence=$1 status=0 counts
     shift
-    timeout -k 10 900 cargo test --no-fail-fast "$@" >"$work/log/cargo-test" 2>&1 </dev/null || status=$?
+    timeout -k 10 1800 cargo test --no-fail-fast "$@" >"$work/log/cargo-test" 2>&1 </dev/null || status=$?
     counts=$(awk '/^test result:/ { passed += $4; failed += $6 } END { print passed + 0, failed + 0 }' "$work/log/cargo-test")
     passed=$((passed + ${counts% *}))
     failed=$((failed + ${counts#* }))
@@ -18,7 +18,7 @@ cargo_tests() { # SENTENCE ARGUMENTS...
 }
 
 check_code() {
-    local crate check_seconds=900
+    local crate check_seconds=1800
     subject "The code"
     check "it is formatted" cargo fmt --all --check
     check "clippy finds nothing" cargo clippy -q --workspace --all-targets --all-features -- -D warnings
