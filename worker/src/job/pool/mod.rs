@@ -387,8 +387,9 @@ impl Pool {
             }
         };
         let used = waiting.run.cgroup.memory_bytes().unwrap_or(0);
-        // It is the image's own word, and gives the job as much memory.
-        let bytes = preloaded.bytes.min(used);
+        // It is the image's own word, and gives the job as much memory: no more than came by it. The
+        // interpreter itself stays the job's.
+        let bytes = preloaded.bytes.min(used.saturating_sub(waiting.memory_bytes));
         waiting.memory_bytes = used;
         waiting.is_shadowed = is_shadowed(waiting.mount.as_ref(), &preloaded.modules);
         waiting.preloaded = Some(Preloaded { bytes, ..preloaded });
