@@ -2,10 +2,12 @@
 //!
 //! A Merkle tree over the pages. Its leaves are the SHA-1 of each page, the last one may be short;
 //! an inner node is the SHA-1 of both digests below it, and the left side of a node has the most
-//! leaves that are a power of two and fewer than all (the shape of RFC 6962, section 2.1, whose
-//! prefixes are not needed: the length of the chunk says where the leaves are). So a few pages are
-//! checked without the others: the hashes of the largest subtrees without any of them, the
+//! leaves that are a power of two and fewer than all (the shape of RFC 6962, section 2.1). So a few
+//! pages are checked without the others: the hashes of the largest subtrees without any of them, the
 //! **proof**, stand for those.
+//!
+//! There are no prefixes that tell a leaf from a node: the number of pages does. Whoever compares
+//! roots must know that number from the same source as the root, or two digests pass for a page.
 
 use crate::chunk::PAGE_LEN;
 use crate::digest::{DIGEST_LEN, Digest};
@@ -27,6 +29,11 @@ impl PageSet {
     pub fn none_of(count: u32) -> Self {
         assert!((1..=PAGES_MAX).contains(&count), "a chunk of {count} pages");
         Self { count, bits: 0 }
+    }
+
+    /// Pages of the chunk, whether they are in the set or not.
+    pub fn chunk_pages(self) -> u32 {
+        self.count
     }
 
     /// Adds a page of the chunk.

@@ -208,7 +208,8 @@ impl Trace {
                 return invalid("a range of an unknown file");
             };
             let pages = file.size.div_ceil(u64::from(PAGE_LEN));
-            if range.count == 0 || u64::from(range.first) + u64::from(range.count) > pages {
+            let end = range.first.checked_add(range.count);
+            if range.count == 0 || end.is_none_or(|end| u64::from(end) > pages) {
                 return invalid("a range that is empty or beyond its file");
             }
         }

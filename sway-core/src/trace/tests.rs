@@ -120,6 +120,12 @@ fn what_breaks_a_rule_is_refused() {
     Trace::new(one(), vec![range(0, 0, 2)], vec![frame(0..1, page + 1)]).unwrap();
     let refused = [
         ("a page beyond the file", one(), vec![range(0, 1, 2)], vec![frame(0..1, 1)]),
+        (
+            "a page beyond all numbers",
+            vec![file("/a", u64::MAX)],
+            vec![range(0, u32::MAX, 2)],
+            vec![frame(0..1, 2 * page)],
+        ),
         ("no pages", one(), vec![range(0, 0, 0)], vec![frame(0..1, 0)]),
         ("an unknown file", one(), vec![range(1, 0, 1)], vec![frame(0..1, page + 20)]),
         ("a wrong length", one(), vec![range(0, 1, 1)], vec![frame(0..1, page + 20)]),

@@ -163,12 +163,16 @@ impl Plan {
         }))
     }
 
-    /// The image's chunk that a part is of.
+    /// The image's chunk that a part is of. None where the trace has it of another length: the shape
+    /// of a page tree is the manifest's to tell.
     fn chunk(&self, part: &FramePart) -> Option<u32> {
-        match self.manifest.page(self.target(part.file)?.ino, part.start)? {
-            PageSource::Chunk { chunk, page: 0 } => Some(chunk),
-            PageSource::Chunk { .. } | PageSource::Hole => None,
-        }
+        let PageSource::Chunk { chunk, page: 0 } =
+            self.manifest.page(self.target(part.file)?.ino, part.start)?
+        else {
+            return None;
+        };
+        let pages = self.manifest.chunks()[chunk as usize].len.div_ceil(PAGE_LEN);
+        (part.pages.chunk_pages() == pages).then_some(chunk)
     }
 
     /// Checks the raw bytes of a frame: all of its pages that this image has must be the image's.
@@ -217,10 +221,73 @@ fn find_moved(manifest: &Manifest, trace: &Trace, targets: &mut [Option<Target>]
             } else if inode.is_regular()
                 && sizes.contains(&inode.size())
                 && let Some(content) = manifest.content_id(ino)
-                && let Some(at) = lost.remove(&content)
+                && let Some(&at) = lost.get(&content)
+                && trace.files()[at].size == inode.size()
             {
+                lost.remove(&content);
                 targets[at] = Some(Target { ino, path: child().into() });
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sway_core::chunk::CutChunk;
+    use sway_core::manifest::{FileContent, Metadata, NodeKind, RunConfig, Tree};
+    use sway_core::trace::{TraceFrame, TraceRange, TracedFile};
+
+    use super::*;
+
+    /// A file of two pages; its page root is the hash of two digests.
+    fn image() -> (Arc<Manifest>, PageRoots, Vec<u8>) {
+        let bytes: Vec<u8> = (0..2 * PAGE_LEN).map(|at| at.to_le_bytes()[1]).collect();
+        let mut content = FileContent::new();
+        content.push_chunk(CutChunk::of(&bytes));
+        let mut tree = Tree::new();
+        let node = tree.add(Metadata::default(), NodeKind::Regular(content));
+        tree.entries_mut(Tree::ROOT).unwrap().insert(b"f".to_vec(), node);
+        let (manifest, roots) = tree.to_manifest(RunConfig::default()).unwrap();
+        let roots = PageRoots::decode(&manifest, &roots.unwrap()).unwrap();
+        (Arc::new(manifest), roots, bytes)
+    }
+
+    /// A trace of one frame: so many pages of a file of this size with the image's content.
+    fn trace(content: Digest, size: u64, pages: u32, path: &[u8], raw: &[u8]) -> Trace {
+        let other = TracedFile {
+            content: Digest::of(b"other"),
+            size: 2 * u64::from(PAGE_LEN),
+            path: (*b"/lost").into(),
+        };
+        let len = u32::try_from(raw.len()).unwrap();
+        Trace::new(
+            vec![TracedFile { content, size, path: path.into() }, other],
+            vec![TraceRange { file: 0, first: 0, count: pages, idle: 0 }],
+            vec![TraceFrame { digest: Digest::of(raw), len, ranges: 0..1 }],
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn digests_of_a_page_tree_do_not_pass_for_a_page() {
+        let (manifest, roots, bytes) = image();
+        let content = Digest::of(&bytes);
+        let checked = |size: u64, pages: u32, path: &[u8], raw: Vec<u8>| {
+            let trace = Arc::new(trace(content, size, pages, path, &raw));
+            let plan = Plan::new(Arc::clone(&manifest), roots.clone(), trace).unwrap();
+            assert_eq!(plan.pieces(0).is_empty(), plan.expected().is_empty());
+            plan.check(0, &Bytes::from(raw)).map(|pieces| pieces.len())
+        };
+        for path in [&b"/f"[..], b"/moved"] {
+            let size = 2 * u64::from(PAGE_LEN);
+            assert_eq!(checked(size, 2, path, bytes.clone()), Ok(2));
+            let mut foreign = bytes.clone();
+            foreign[5000] ^= 1;
+            assert!(matches!(checked(size, 2, path, foreign), Err(FrameError::Foreign { .. })));
+            // Were the file of one page, this would hash to its root.
+            let (left, right) = bytes.split_at(PAGE_LEN as usize);
+            let node = [*Digest::of(left).as_bytes(), *Digest::of(right).as_bytes()].concat();
+            assert_eq!(checked(40, 1, path, node), Ok(0));
         }
     }
 }
