@@ -177,20 +177,27 @@ impl Cgroup {
 
     /// Sets the limits of a group that has others: memory with swap, CPUs in thousandths, tasks.
     pub(crate) fn limit(&self, memory_bytes: u64, cpus_milli: u32, tasks: u32) -> io::Result<()> {
+        let found = |file: &str| {
+            let mut all = self.directories.iter().map(|directory| directory.join(file));
+            all.find(|file| file.exists())
+        };
         let write = |file: &str, value: String| {
-            let mut found = self.directories.iter().map(|directory| directory.join(file));
-            found.find(|file| file.exists()).map_or(Ok(()), |file| fs_err::write(file, value))
+            let missing = || io::Error::new(io::ErrorKind::NotFound, format!("no {file}"));
+            fs_err::write(found(file).ok_or_else(missing)?, value)
         };
         let quota_us = u64::from(cpus_milli) * CPU_PERIOD_US / 1000;
         if self.unified {
             write("memory.max", memory_bytes.to_string())?;
             write("cpu.max", format!("{quota_us} {CPU_PERIOD_US}"))?;
         } else {
-            // Memory alone may never exceed memory with swap, so which goes first depends.
-            let both = "memory.memsw.limit_in_bytes";
-            let _raised = write(both, memory_bytes.to_string());
+            // Memory alone may never exceed memory with swap, so which goes first depends. Some
+            // kernels do not count swap.
+            let both = found("memory.memsw.limit_in_bytes");
+            let _raised = both.as_ref().map(|both| fs_err::write(both, memory_bytes.to_string()));
             write("memory.limit_in_bytes", memory_bytes.to_string())?;
-            write(both, memory_bytes.to_string())?;
+            if let Some(both) = both {
+                fs_err::write(both, memory_bytes.to_string())?;
+            }
             write("cpu.cfs_quota_us", quota_us.to_string())?;
         }
         self.limit_tasks(tasks)

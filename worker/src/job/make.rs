@@ -50,7 +50,7 @@ pub(crate) struct Maker {
 }
 
 /// What a container is made of.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) hostname: String,
     pub(crate) spec: JobSpec,
@@ -154,7 +154,7 @@ impl Maker {
     /// From the plan to a container whose program only has to be started.
     pub(crate) async fn create(
         &self,
-        plan: Plan,
+        plan: Arc<Plan>,
         cancel: &CancellationToken,
         run: &Run,
         range: &Arc<IdRange>,
@@ -198,9 +198,9 @@ impl Maker {
                     host,
                     init: init.as_deref(),
                 };
-                let mut bundle = match plan.waits {
+                let mut bundle = match &plan.waits {
                     None => bundle::plan(&request)?,
-                    Some(process) => bundle::plan_waiting(&request, process)?,
+                    Some(process) => bundle::plan_waiting(&request, process.clone())?,
                 };
                 stage.make(&mut bundle, plan.mount.overlays(), &lower, &data, &ids, &range)
             })

@@ -379,7 +379,7 @@ impl Runner {
         let limits = Limits { pids: limits.pids.saturating_add(init), ..limits };
         let hostname = hostname(&job_id);
         let name = format!("run-{hostname}");
-        let plan = Plan { hostname, spec, limits, mount, datasets, waits: None };
+        let plan = Arc::new(Plan { hostname, spec, limits, mount, datasets, waits: None });
         let mount = Arc::clone(&plan.mount);
         // Waiting for the fileserver must not use the whole of the time that a job has.
         let read_deadline = Duration::from_millis(limits.timeout_ms) / 3;
@@ -388,7 +388,7 @@ impl Runner {
         let pool = pool.and_then(|used| Some((self.pool.as_ref()?, used)));
         let (mut taken, mut asked) = (None, None);
         if let Some((pool, used)) = &pool {
-            (taken, asked) = pool.take(plan.clone(), used).await;
+            (taken, asked) = pool.take(&plan, used).await;
         }
         let pooled = taken.is_some();
         let (run, range, created, start) = match taken {

@@ -150,14 +150,14 @@ impl Pool {
     /// for such a one before, what was asked for: for [`Pool::want`].
     pub(crate) async fn take(
         self: &Arc<Self>,
-        plan: Plan,
+        plan: &Arc<Plan>,
         used: &PoolUse,
     ) -> (Option<Taken>, Option<Asked>) {
         if !fit::may_fit(&plan.spec, &plan.limits) {
             return (None, None);
         }
         let Ok(user) = self.maker.user(plan.mount.as_ref()).await else { return (None, None) };
-        let (pool, used) = (Arc::clone(self), used.clone());
+        let (pool, plan, used) = (Arc::clone(self), Arc::clone(plan), used.clone());
         let placing = tokio::task::spawn_blocking(move || pool.place(&plan, &user, &used));
         let placed = placing.await.ok().flatten().unwrap_or((None, None));
         self.changed.notify_waiters();
@@ -312,14 +312,14 @@ impl Pool {
         let mount = asked.mount.upgrade().ok_or(RunError::Unwanted)?;
         let range = self.maker.ids.try_take(RANGES_LEFT).ok_or(RunError::Unwanted)?;
         let (range, run) = (Arc::new(range), self.maker.begin("wait"));
-        let plan = Plan {
+        let plan = Arc::new(Plan {
             hostname: "wait".to_owned(),
             spec: asked.spec.clone(),
             limits: asked.limits,
             mount: Arc::clone(&mount),
             datasets: Vec::new(),
             waits: Some(asked.shape.process()),
-        };
+        });
         let mut progress = Progress::default();
         let creating = self.maker.create(plan, self.tasks.stopping(), &run, &range, &mut progress);
         let made = match creating.await {
