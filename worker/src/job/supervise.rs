@@ -110,6 +110,7 @@ impl Watch<'_> {
     ) -> (Option<Cause>, Option<Ended>) {
         let begun = Instant::now();
         report.started_at = Some(SystemTime::now());
+        let meter = Meter::start(self.run, begun, &self.usage);
         let first_output = OnceLock::new();
         let too_much = CancellationToken::new();
         let pump = |pipe, stream| self.pump(pipe, stream, begun, &first_output, &too_much);
@@ -143,7 +144,7 @@ impl Watch<'_> {
         });
         let (mut pumped, mut fed) = (None, false);
         let end = {
-            let living = self.live(begun, starting, started, &too_much, report);
+            let living = self.live(begun, meter, starting, started, &too_much, report);
             let mut living = std::pin::pin!(living);
             loop {
                 tokio::select! {
@@ -173,6 +174,7 @@ impl Watch<'_> {
     async fn live(
         &self,
         begun: Instant,
+        mut meter: Meter<'_>,
         starting: impl Future<Output = Result<(), RuncError>>,
         started: oneshot::Sender<()>,
         too_much: &CancellationToken,
@@ -182,8 +184,7 @@ impl Watch<'_> {
         let mut started = Some(started);
         let mut starting = std::pin::pin!(starting);
         let mut killed: Option<(Cause, Instant)> = None;
-        let mut meter = Meter::start(self.run, begun, &self.usage);
-        let (mut next_sample, mut pause) = (begun, SAMPLE_EVERY_FIRST);
+        let (mut next_sample, mut pause) = (begun + SAMPLE_EVERY_FIRST, SAMPLE_EVERY_FIRST);
         let ended = loop {
             let alive = killed.is_none();
             let given_up = killed.map_or(timeout, |(_, since)| since + KILL_DEADLINE);

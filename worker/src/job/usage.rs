@@ -39,7 +39,8 @@ pub(crate) struct Meter<'a> {
 }
 
 impl<'a> Meter<'a> {
-    /// Begins with the program's start.
+    /// Begins with the program's start, and with a first sample: one of a few milliseconds may have no
+    /// other.
     pub(crate) fn start(
         run: &'a Run,
         begun: Instant,
@@ -47,7 +48,10 @@ impl<'a> Meter<'a> {
     ) -> Self {
         let before = run.cgroup.cpu_time();
         let last = (begun, Duration::ZERO);
-        Self { run, tell, begun, before, last, memory_bytes: 0, used: Used::default() }
+        let mut meter =
+            Self { run, tell, begun, before, last, memory_bytes: 0, used: Used::default() };
+        meter.sample();
+        meter
     }
 
     /// Samples memory, and from time to time CPU.
