@@ -4,7 +4,7 @@
 //! name), or a page in a browser could reach it by rebinding its own name to 127.0.0.1; an
 //! Origin must be the server's own; a body must be of a type that a page can't send without
 //! asking first; the bearer token must be right. What passes carries an [`Identity`].
-//! This module alone decides who a caller is; what an identity may do is left to the routes.
+//! This module alone decides who a caller is; each route says what scope it [`needs`].
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -17,6 +17,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
+use sway_core::access::{Scope, Scopes};
 use sway_core::api::blobs::FRAMES_MEDIA_TYPE;
 use sway_core::api::jobs::USER_HEADER;
 use sway_core::name::UserName;
@@ -85,8 +86,41 @@ pub fn protect(router: Router, guard: Guard) -> Router {
 pub struct Identity {
     /// The user.
     pub user: UserName,
-    /// Whether this is the operator, who may do all, in the name of any user.
-    pub operator: bool,
+    /// What for.
+    pub scopes: Scopes,
+}
+
+impl Identity {
+    /// Whether what needs `scope` is open to this caller.
+    pub fn may(&self, scope: Scope) -> bool {
+        self.scopes.contains(scope)
+    }
+
+    /// Whether everything of everybody is, in the name of any user.
+    pub fn is_operator(&self) -> bool {
+        self.may(Scope::Admin)
+    }
+
+    /// Refuses whoever has none of `scopes`, before anything is looked up.
+    pub fn needs_one_of(&self, scopes: Scopes) -> Result<(), ServerError> {
+        if !self.scopes.intersection(scopes).is_empty() {
+            return Ok(());
+        }
+        let names: Vec<&str> = scopes.iter().map(Scope::as_str).collect();
+        let message = format!("this needs a token with the scope {}", names.join(" or "));
+        Err(ServerError::new(StatusCode::FORBIDDEN, "scope_missing", message))
+    }
+}
+
+/// A layer's function: lets through who has one of the scopes.
+pub async fn needs(
+    State(scopes): State<Scopes>,
+    identity: Identity,
+    request: Request,
+    next: Next,
+) -> Result<Response, ServerError> {
+    identity.needs_one_of(scopes)?;
+    Ok(next.run(request).await)
 }
 
 impl<S: Sync> FromRequestParts<S> for Identity {
@@ -218,11 +252,12 @@ fn identify(guard: &Inner, request: &Request) -> Result<Option<Identity>, Server
         && guard.options.open_paths.contains(&path);
     match bearer(headers) {
         Some(token) if guard.token.matches(token) => {
-            Ok(Some(Identity { user: named_user(headers, OPERATOR)?, operator: true }))
+            Ok(Some(Identity { user: named_user(headers, OPERATOR)?, scopes: Scopes::ALL }))
         }
         _ if public => Ok(None),
         None if open => {
-            Ok(Some(Identity { user: named_user(headers, ANONYMOUS)?, operator: false }))
+            let scopes = Scopes::of(&[Scope::Run]);
+            Ok(Some(Identity { user: named_user(headers, ANONYMOUS)?, scopes }))
         }
         Some(_) => Err(ServerError::unauthorized("the bearer token is wrong")),
         None => Err(missing_token()),

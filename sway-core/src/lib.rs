@@ -16,6 +16,7 @@ pub mod manifest;
 pub mod image;
 pub mod read_plan;
 pub mod name;
+pub mod access;
 pub mod link;
 pub mod job;
 pub mod handler;

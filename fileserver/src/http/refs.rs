@@ -98,7 +98,7 @@ pub(super) fn ref_not_found(name: &RefName) -> ServerError {
 /// Users write their own images and datasets; the rest is the operator's.
 fn check_may_write(identity: &Identity, name: &RefName) -> Result<(), ServerError> {
     let own = ["images", "data"].map(|kind| format!("{kind}/{}/", identity.user.to_ref_part()));
-    if identity.operator || own.iter().any(|own| name.as_ref().starts_with(own)) {
+    if identity.is_operator() || own.iter().any(|own| name.as_ref().starts_with(own)) {
         Ok(())
     } else {
         let own = own.join(" and ");
@@ -133,12 +133,15 @@ fn malformed(name: &HeaderName) -> ServerError {
 
 #[cfg(test)]
 mod tests {
+    use sway_core::access::Role;
+
     use super::*;
 
     #[test]
     fn users_write_their_own_images_and_datasets_and_no_traces() {
         let may = |user: &str, operator, name: &str| {
-            let identity = Identity { user: user.parse().unwrap(), operator };
+            let role = if operator { Role::Operator } else { Role::Owner };
+            let identity = Identity { user: user.parse().unwrap(), scopes: role.scopes() };
             check_may_write(&identity, &name.parse().unwrap()).is_ok()
         };
         assert!(may("ada", false, "images/ada/x:1"));

@@ -108,7 +108,7 @@ impl Asked {
 
     /// Users start their own images and the library's, with their own traces.
     fn check_allowed(&self, identity: &Identity) -> Result<(), ServerError> {
-        if identity.operator {
+        if identity.is_operator() {
             return Ok(());
         }
         let own = |name: &RefName| {
@@ -189,6 +189,8 @@ fn is_known(headers: &HeaderMap, etag: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use sway_core::access::Role;
+
     use super::*;
 
     fn pairs(query: &str) -> Vec<(String, String)> {
@@ -197,7 +199,8 @@ mod tests {
     }
 
     fn identity(user: &str, operator: bool) -> Identity {
-        Identity { user: user.parse().unwrap(), operator }
+        let role = if operator { Role::Operator } else { Role::Owner };
+        Identity { user: user.parse().unwrap(), scopes: role.scopes() }
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod openapi;
 mod outputs;
 mod pages;
 mod runs;
+mod scopes;
 mod traces;
 mod whole;
 
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
 use axum::{Extension, Router};
+use sway_core::access::Scope::{Read, Run, Submit, Worker};
 use sway_core::api::jobs::JOB_BODY_LEN_MAX;
 use sway_server::error::ServerError;
 use sway_server::guard::{Guard, GuardOptions, Identity, OPERATOR, protect};
@@ -34,8 +36,9 @@ use self::bodies::Bodies;
 pub use self::compat::Uploads;
 pub use self::libraries::Libraries;
 use self::openapi::Document;
+use self::scopes::needs;
 use crate::account::Accounts;
-use crate::db::Scope;
+use crate::db;
 use crate::queue::Queue;
 use crate::trace::Traces;
 
@@ -81,27 +84,27 @@ pub fn router(app: App, access: Access) -> Router {
     let [for_batch, for_traces, for_run, for_execute, for_uploads] = permits;
     // Whatever is for programs is described where it is handled: `routes!` takes nothing else.
     let (routes, described) = OpenApiRouter::new()
-        .routes(routes!(jobs::submit).layer(permit))
-        .routes(routes!(jobs::submit_batch).layer(for_batch))
-        .routes(routes!(jobs::list))
-        .routes(routes!(traces::prepare).layer(for_traces))
-        .routes(routes!(compat::run).layer(for_run))
-        .routes(routes!(compat::execute).layer(for_execute))
-        .routes(routes!(compat::upload).layer(for_uploads))
-        .routes(routes!(jobs::show))
-        .routes(routes!(jobs::logs))
-        .routes(routes!(jobs::cancel))
-        .routes(routes!(outputs::list))
-        .routes(routes!(outputs::show))
+        .routes(needs(&[Run], routes!(jobs::submit).layer(permit)))
+        .routes(needs(&[Run], routes!(jobs::submit_batch).layer(for_batch)))
+        .routes(needs(&[Read], routes!(jobs::list)))
+        .routes(needs(&[Run], routes!(traces::prepare).layer(for_traces)))
+        .routes(needs(&[Run], routes!(compat::run).layer(for_run)))
+        .routes(needs(&[Run], routes!(compat::execute).layer(for_execute)))
+        .routes(needs(&[Run], routes!(compat::upload).layer(for_uploads)))
+        .routes(needs(&[Read], routes!(jobs::show)))
+        .routes(needs(&[Read], routes!(jobs::logs)))
+        .routes(needs(&[Run, Submit], routes!(jobs::cancel)))
+        .routes(needs(&[Read], routes!(outputs::list)))
+        .routes(needs(&[Read], routes!(outputs::show)))
         .layer(DefaultBodyLimit::max(JOB_BODY_LEN_MAX))
         // Streamed with back pressure: its length needs no limit.
-        .routes(routes!(jobs::stdin).layer(DefaultBodyLimit::disable()))
-        .routes(routes!(runs::list))
-        .routes(routes!(runs::show))
-        .routes(routes!(runs::images))
-        .routes(routes!(runs::stats))
+        .routes(needs(&[Run], routes!(jobs::stdin).layer(DefaultBodyLimit::disable())))
+        .routes(needs(&[Read], routes!(runs::list)))
+        .routes(needs(&[Read], routes!(runs::show)))
+        .routes(needs(&[Read], routes!(runs::images)))
+        .routes(needs(&[Read], routes!(runs::stats)))
         .routes(routes!(health::healthz))
-        .routes(routes!(health::metrics))
+        .routes(needs(&[Worker], routes!(health::metrics)))
         .routes(routes!(openapi::show))
         .routes(routes!(pages::root))
         .split_for_parts();
@@ -138,11 +141,11 @@ pub fn router(app: App, access: Access) -> Router {
 
 /// Whose rows to show: the caller's own, or everybody's where the operator speaks for nobody else
 /// or asks for them.
-fn scope(identity: &Identity, all: bool) -> Result<Scope, ServerError> {
+fn scope(identity: &Identity, all: bool) -> Result<db::Scope, ServerError> {
     let for_itself = identity.user.as_ref() == OPERATOR;
-    match (identity.operator, all) {
-        (true, all) if all || for_itself => Ok(Scope::All),
+    match (identity.is_operator(), all) {
+        (true, all) if all || for_itself => Ok(db::Scope::All),
         (false, true) => Err(ServerError::forbidden("only the operator sees everybody's jobs")),
-        _ => Ok(Scope::User(identity.user.clone())),
+        _ => Ok(db::Scope::User(identity.user.clone())),
     }
 }

@@ -6,6 +6,7 @@ use axum::Extension;
 use axum::http::header;
 use axum::response::IntoResponse;
 use bytes::Bytes;
+use sway_core::access::Scope;
 use sway_core::api::error::ErrorBody;
 use sway_core::api::jobs::JobEvent;
 use sway_core::handler::Handler;
@@ -33,7 +34,11 @@ impl Document {
         );
         routes.info.license = Some(License::new("Apache-2.0 OR MIT"));
         let mut http = Http::new(HttpAuthScheme::Bearer);
-        http.description = Some("The operator's; header x-sway-user names the user".to_owned());
+        http.description = Some(
+            "With one of the scopes that the operation names. With admin, header x-sway-user may \
+             name another user"
+                .to_owned(),
+        );
         let components = routes.components.get_or_insert_default();
         components.add_security_scheme(TOKEN, SecurityScheme::Http(http));
         let (name, schema) = (ErrorBody::name().into_owned(), ErrorBody::schema());
@@ -55,15 +60,22 @@ impl Document {
         for path in open {
             let item = routes.paths.paths.get_mut(*path);
             for operation in item.into_iter().flat_map(operations) {
-                operation.security = Some(vec![SecurityRequirement::default(), needed()]);
+                let needed = operation.security.get_or_insert_with(|| vec![needed()]);
+                needed.insert(0, SecurityRequirement::default());
             }
         }
         Self(routes.to_json().expect("a description is plain data").into())
     }
 }
 
-fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
-    [&mut item.get, &mut item.put, &mut item.post].into_iter().flatten()
+/// What a path answers, one for each method.
+pub(super) fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [&mut item.get, &mut item.put, &mut item.post, &mut item.delete].into_iter().flatten()
+}
+
+/// A token of this scope.
+pub(super) fn token_for(scope: Scope) -> SecurityRequirement {
+    SecurityRequirement::new(TOKEN, [scope.as_str()])
 }
 
 /// What this worker answers: this very document.
@@ -115,7 +127,10 @@ impl IntoResponses for Guarded {
         refusals(&[
             (400, "The request is malformed."),
             (401, "A bearer token is needed, or it is wrong."),
-            (403, "The request comes from another page, or asks for what is not the caller's."),
+            (
+                403,
+                "It comes from another page, lacks a scope, or asks for what is not the caller's.",
+            ),
             (415, "The body is of another type."),
         ])
     }

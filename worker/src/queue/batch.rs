@@ -68,7 +68,7 @@ impl Queue {
         manifests: &mut HashMap<ImageName, Digest>,
     ) -> Result<NewJob, QueueError> {
         let (spec, limits) = self.granted(spec).await?;
-        let (user, operator) = (&identity.user, identity.operator);
+        let (user, operator) = (&identity.user, identity.is_operator());
         let images = &self.0.images;
         let image = spec.image.clone();
         let image = image.unwrap_or_else(|| self.0.config.default_images.of(&spec.program).clone());

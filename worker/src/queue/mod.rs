@@ -237,7 +237,7 @@ impl Queue {
             false => inner.images.clone(),
         };
         let active = Active::new(new_id(), identity.user.clone(), &spec, JobState::Approved);
-        let (user, operator) = (&identity.user, identity.operator);
+        let (user, operator) = (&identity.user, identity.is_operator());
         // Most names lead to where they led the last time; of datasets, nobody knows that.
         let expected = match spec.datasets.as_slice() {
             [] => images.expected(user, operator, &image, &key),

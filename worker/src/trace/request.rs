@@ -59,7 +59,7 @@ impl Traces {
     /// The manifest that an image's name leads this caller to.
     pub async fn find(&self, who: &Identity, name: &ImageName) -> Result<Digest, QueueError> {
         let images = Images::new(self.client.clone());
-        images.resolve(&who.user, who.operator, name, &TraceKey::any()).await
+        images.resolve(&who.user, who.is_operator(), name, &TraceKey::any()).await
     }
 
     /// Who owns what happens later.

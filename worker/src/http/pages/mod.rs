@@ -19,14 +19,17 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures::StreamExt as _;
 use maud::{DOCTYPE, Markup, html};
+use sway_core::access::Scope::Read;
+use sway_core::access::Scopes;
 use sway_core::api::jobs::{JobView, OutputStream};
 use sway_core::job::JobState;
 use sway_server::error::{Path, Query, ServerError};
-use sway_server::guard::{ANONYMOUS, Identity};
+use sway_server::guard::{self, ANONYMOUS, Identity};
 
 use self::list::ListQuery;
 pub(in crate::http) use self::session::{Session, with_sign_in};
@@ -46,6 +49,7 @@ const WAITING_MAX: u32 = 20;
 
 /// The pages beside [`root`]: for people, and so not described as an interface.
 pub(super) fn routes() -> Router<App> {
+    let read = Scopes::of(&[Read]);
     Router::new()
         .route("/new", get(new))
         .route("/run/{id}", get(run))
@@ -53,6 +57,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/run/{id}/stdout", get(stdout))
         .route("/run/{id}/stderr", get(stderr))
         .route("/run/{id}/output.tar", get(output_files))
+        .route_layer(middleware::from_fn_with_state(read, guard::needs))
         .route("/assets/{version}/{name}", get(assets::show))
 }
 
@@ -201,13 +206,14 @@ async fn output_files(
     outputs::answer(outputs.whole().await?, "application/x-tar").await
 }
 
-/// A browser can't name a user: the operator's pages show everybody's runs. Without the token the
+/// A browser can't name a user: the operator's pages show everybody's runs. Without a token the
 /// name that a caller gives proves nothing, and opens nobody's runs.
 fn scope(identity: &Identity) -> Scope {
-    if identity.operator {
-        return Scope::All;
+    match (identity.is_operator(), identity.may(Read)) {
+        (true, _) => Scope::All,
+        (false, true) => Scope::User(identity.user.clone()),
+        (false, false) => Scope::User(ANONYMOUS.parse().expect("a good user name")),
     }
-    Scope::User(ANONYMOUS.parse().expect("a good user name"))
 }
 
 /// What surrounds a page's own content.
@@ -224,14 +230,14 @@ struct Page<'a> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reader {
     /// Has signed in.
-    Operator,
+    SignedIn,
     /// Came in by `--open`.
     Anybody,
 }
 
 impl Page<'_> {
     fn of(identity: &Identity) -> Self {
-        let reader = if identity.operator { Reader::Operator } else { Reader::Anybody };
+        let reader = if identity.may(Read) { Reader::SignedIn } else { Reader::Anybody };
         Self { reader: Some(reader), ..Self::default() }
     }
 
@@ -274,7 +280,7 @@ impl Page<'_> {
                                     a href=(href) aria-current=[(href == self.current).then_some("page")] { (name) }
                                 }
                                 @match reader {
-                                    Reader::Operator => button #sign-out .quiet type="button" hidden { "Sign out" },
+                                    Reader::SignedIn => button #sign-out .quiet type="button" hidden { "Sign out" },
                                     Reader::Anybody => a href="/login" { "Sign in" },
                                 }
                             }
