@@ -84,32 +84,33 @@ impl Flow {
         }
     }
 
-    /// Sends `len` bytes (at most a segment) that are there at `now`; returns when the last of
-    /// them has left, which is when the next ones may come, and when they arrive.
+    /// Sends `len` bytes (at most a segment) that are there at `now`; tells when the last of them
+    /// has left, which is when the next ones may come, and when they arrive. Where the window has
+    /// no room, nothing is sent and the error is when there will be: the link is others' until then.
     pub(crate) fn send(
         &mut self,
         link: &mut Link,
         now: Duration,
         len: u64,
-    ) -> (Duration, Duration) {
+    ) -> Result<(Duration, Duration), Duration> {
         let idle = now.saturating_sub(self.last_sent);
         self.acknowledge(now);
         if self.in_flight == 0 && idle > IDLE_RESTART_MIN.max(2 * self.network.rtt) {
             self.window = INITIAL_WINDOW;
         }
-        let mut start = now.max(link.busy_until);
+        let start = now.max(link.busy_until);
         self.acknowledge(start);
-        while self.in_flight + len > self.window {
-            let Some(&(acknowledged, _)) = self.unacknowledged.front() else { break };
-            start = start.max(acknowledged);
-            self.acknowledge(start);
+        if self.in_flight + len > self.window
+            && let Some(&(acknowledged, _)) = self.unacknowledged.front()
+        {
+            return Err(acknowledged);
         }
         let sent = start + self.network.transmission_time(len);
         link.busy_until = sent;
         self.last_sent = sent;
         self.in_flight += len;
         self.unacknowledged.push_back((sent + self.network.rtt, len));
-        (sent, sent + self.network.rtt / 2)
+        Ok((sent, sent + self.network.rtt / 2))
     }
 
     fn acknowledge(&mut self, now: Duration) {
@@ -128,17 +129,32 @@ impl Flow {
 mod tests {
     use super::*;
 
-    fn transfer(network: Network, flow: &mut Flow, at: Duration, bytes: u64) -> Duration {
+    /// Has each flow send as many bytes, all at the same time; tells when the last one arrives.
+    fn transfer_by(flows: &mut [Flow], at: Duration, bytes: u64) -> Duration {
         let mut link = Link::default();
-        let (mut now, mut arrival) = (at, at);
-        let mut left = bytes;
-        while left > 0 {
-            let len = left.min(u64::from(SEGMENT_LEN));
-            (now, arrival) = flow.send(&mut link, now, len);
-            left -= len;
+        let mut arrival = at;
+        let mut open: Vec<_> = flows.iter_mut().map(|flow| (at, bytes, flow)).collect();
+        while let Some(next) = (0..open.len()).min_by_key(|&index| open[index].0) {
+            let (now, left, flow) = &mut open[next];
+            let len = (*left).min(u64::from(SEGMENT_LEN));
+            match flow.send(&mut link, *now, len) {
+                Ok((sent, arrives)) => {
+                    (*now, *left) = (sent, *left - len);
+                    arrival = arrival.max(arrives);
+                }
+                Err(room) => *now = room,
+            }
+            if *left == 0 {
+                open.swap_remove(next);
+            }
         }
-        assert!(arrival >= at + network.rtt / 2);
         arrival - at
+    }
+
+    fn transfer(network: Network, flow: &mut Flow, at: Duration, bytes: u64) -> Duration {
+        let time = transfer_by(std::slice::from_mut(flow), at, bytes);
+        assert!(time >= network.rtt / 2);
+        time
     }
 
     #[test]
@@ -174,16 +190,21 @@ mod tests {
 
     #[test]
     fn connections_share_the_link() {
-        let mut link = Link::default();
         let mut flows = [Flow::new(Network::N1), Flow::new(Network::N1)];
-        let mut arrival = Duration::ZERO;
-        let mut now = [Duration::ZERO; 2];
-        for _ in 0..20_000 {
-            for (flow, now) in flows.iter_mut().zip(&mut now) {
-                (*now, arrival) = flow.send(&mut link, *now, u64::from(SEGMENT_LEN));
-            }
-        }
+        let time = transfer_by(&mut flows, Duration::ZERO, 20_000 * u64::from(SEGMENT_LEN));
         let alone = Network::N1.transmission_time(40_000 * u64::from(SEGMENT_LEN));
-        assert!(arrival >= alone, "{arrival:?} {alone:?}");
+        assert!(time >= alone, "{time:?} {alone:?}");
+        assert!(time < alone * 11 / 10, "{time:?} {alone:?}");
+    }
+
+    /// A connection that waits for its window holds nobody up.
+    #[test]
+    fn windows_of_connections_grow_side_by_side() {
+        let bytes = 150 * u64::from(SEGMENT_LEN);
+        let alone = transfer(Network::N2, &mut Flow::new(Network::N2), Duration::ZERO, bytes);
+        let mut flows = [(); 4].map(|()| Flow::new(Network::N2));
+        let four = transfer_by(&mut flows, Duration::ZERO, bytes);
+        let on_the_line = Network::N2.transmission_time(3 * bytes);
+        assert!(four <= alone + on_the_line, "{four:?} {alone:?}");
     }
 }

@@ -151,11 +151,32 @@ async fn carry(
             }
             count(&buffer[..len]);
             let (mut sent, mut arrival) = (shared.epoch.elapsed(), Duration::ZERO);
-            for segment in buffer[..len].chunks(SEGMENT_LEN as usize) {
-                let mut link = link.lock().unwrap_or_else(PoisonError::into_inner);
-                (sent, arrival) = flow.send(&mut link, sent, segment.len() as u64);
+            let mut left = &buffer[..len];
+            let mut leaving = 0;
+            while leaving < left.len() {
+                let segment = (left.len() - leaving).min(SEGMENT_LEN as usize);
+                let result = {
+                    let mut link = link.lock().unwrap_or_else(PoisonError::into_inner);
+                    flow.send(&mut link, sent, segment as u64)
+                };
+                match result {
+                    Ok(times) => {
+                        (sent, arrival) = times;
+                        leaving += segment;
+                    }
+                    Err(room) => {
+                        let gone = left.split_off(..leaving).unwrap_or_default();
+                        leaving = 0;
+                        if !gone.is_empty() && sender.send((arrival, gone.to_vec())).await.is_err()
+                        {
+                            return Ok(());
+                        }
+                        wait_until(shared.epoch, room).await;
+                        sent = sent.max(room);
+                    }
+                }
             }
-            if sender.send((arrival, buffer[..len].to_vec())).await.is_err() {
+            if sender.send((arrival, left.to_vec())).await.is_err() {
                 return Ok(());
             }
             wait_until(shared.epoch, sent).await;
