@@ -119,7 +119,9 @@ pub async fn serve(
         .keep_alive_timeout(Duration::from_secs(20));
 
     let bounded = Bounded(Arc::new(Semaphore::new(CONNECTIONS_MAX)));
-    let service = router.layer(CatchPanicLayer::custom(panicked)).into_make_service();
+    let router = router.layer(CatchPanicLayer::custom(panicked));
+    // Who is at the other end: the audit tells it.
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
     let serving = async {
         match config {
             Some(config) => {

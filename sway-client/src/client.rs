@@ -20,6 +20,7 @@ use crate::jobs::Jobs;
 use crate::pin;
 use crate::refs::Refs;
 use crate::retry::{Retries, retry};
+use crate::submissions::Submissions;
 
 /// The longest answer to a small call, in bytes.
 const ANSWER_LEN_MAX: usize = 256 << 20;
@@ -169,6 +170,11 @@ impl Client {
     /// The worker's jobs, runs and images.
     pub fn jobs(&self) -> Jobs<'_> {
         Jobs(self)
+    }
+
+    /// The worker's jobs that owners decide on, and its audit.
+    pub fn submissions(&self) -> Submissions<'_> {
+        Submissions(self)
     }
 
     /// What `GET /healthz` of either server answers.

@@ -311,6 +311,15 @@ impl Limits {
         ..Self::DIRECT
     };
 
+    /// Of jobs that an owner decides on.
+    pub const SUBMITTED: Self = Self {
+        timeout_ms: 600_000,
+        memory_bytes: 1 << 30,
+        cpus_milli: 1000,
+        pids: 128,
+        ..Self::DIRECT
+    };
+
     /// A worker's maxima unless configured, on a machine with so many cores.
     pub const fn maxima(cores: u32) -> Self {
         Self {

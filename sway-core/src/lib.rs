@@ -20,5 +20,7 @@ pub mod access;
 pub mod link;
 pub mod job;
 pub mod handler;
+pub mod seal;
+pub mod audit;
 pub mod trace;
 pub mod api;

@@ -99,6 +99,8 @@ pub struct Config {
     pub allow_root: bool,
     /// Who maps owners.
     pub id_mapping: IdMapping,
+    /// Whether the worker ends when everything that waited for a place has ended.
+    pub once: bool,
     /// The OCI runtime.
     pub runc: PathBuf,
     /// A static init for the first process of every container; none where the machine has none.
@@ -139,6 +141,7 @@ impl Config {
             pool: Some(POOL_DEFAULT),
             allow_root: false,
             id_mapping: IdMapping::Auto,
+            once: false,
             runc: PathBuf::from("runc"),
             init: crate::job::find_init(),
         }
@@ -242,6 +245,9 @@ pub struct Arguments {
     /// the worker in any case (shift), which every kernel before 6.12 needs
     #[arg(long, value_name = "HOW", default_value = "auto")]
     id_mapping: IdMapping,
+    /// Run what is approved, remove what is older than its owner keeps it, and exit
+    #[arg(long)]
+    once: bool,
     /// Answer GET /, POST /run and POST /execute without a token (loopback only)
     #[arg(long)]
     open: bool,
@@ -342,6 +348,7 @@ pub fn load(arguments: Arguments) -> anyhow::Result<Process> {
     config.pool = (pool.containers > 0).then_some(pool);
     config.allow_root = arguments.allow_root;
     config.id_mapping = arguments.id_mapping;
+    config.once = arguments.once;
     config.runc = arguments.runc;
     config.init = arguments.init.or(config.init);
     Ok(Process {

@@ -173,6 +173,15 @@ async fn serve(
             open: config.open,
         },
     );
+    if config.once {
+        let (queue, shutdown) = (queue.clone(), shutdown.clone());
+        tasks.spawn("once", async move {
+            if let Err(error) = queue.finish().await {
+                tracing::error!(error = &error as &dyn std::error::Error, "not all was done");
+            }
+            shutdown.cancel();
+        });
+    }
     tracing::info!(listen = %listen, fileserver.url = %config.fileserver, "worker serves");
 
     // Jobs end while the server drains, so that their followers see the end.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::submissions::SubmissionView;
 use crate::digest::Digest;
 use crate::handler::Answer;
 use crate::job::{
@@ -44,6 +45,9 @@ pub struct JobView {
     /// The caller's own notes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Who decides on it, and how they decided; none for jobs that nobody decides on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub submission: Option<Box<SubmissionView>>,
     /// When it was submitted, RFC 3339.
     pub created_at: String,
     /// Its run, once there is one.

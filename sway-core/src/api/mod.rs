@@ -3,5 +3,6 @@
 pub mod error;
 pub mod blobs;
 pub mod jobs;
+pub mod submissions;
 pub mod execute;
 pub mod start;

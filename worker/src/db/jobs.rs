@@ -9,7 +9,9 @@ use sway_core::digest::Digest;
 use sway_core::job::{JobSpec, JobState, Limits, Network};
 use sway_core::name::{ImageName, UserName};
 
+use super::audit::{Action, Caller};
 use super::runs::Unsynced;
+use super::submissions::{self, NewSubmission};
 use super::{Db, DbError, Scope, now, runs};
 
 /// Length of a job id: a letter, then letters and digits; 31^9 of them.
@@ -37,8 +39,22 @@ pub struct NewJob {
     pub limits: Limits,
     /// First state: approved, or pending where an owner decides.
     pub state: JobState,
+    /// What it is to its owner, where one decides.
+    pub submission: Option<NewSubmission>,
     /// The caller's key against double submission.
     pub idempotency_key: Option<String>,
+}
+
+impl NewJob {
+    /// Of the request, to tell it from others.
+    fn sha256(&self) -> String {
+        match &self.submission {
+            None => sha256_of(&self.spec),
+            Some(NewSubmission { owner, queue, name, description, tags, caller: _ }) => {
+                sha256_of(&(&self.spec, owner, queue, name, description, tags))
+            }
+        }
+    }
 }
 
 /// What [`Db::insert_job`] and [`Db::insert_batch`] did, by ids.
@@ -72,6 +88,12 @@ pub struct JobFilter {
     pub label: Option<LabelFilter>,
     /// Whose file name, user, image or id contains this.
     pub search: Option<String>,
+    /// Of this user.
+    pub username: Option<UserName>,
+    /// That this owner decides on.
+    pub owner: Option<UserName>,
+    /// Only jobs that somebody decides on.
+    pub submitted: bool,
     /// Submitted before this position.
     pub before: Option<i64>,
     /// At most so many.
@@ -82,7 +104,8 @@ impl JobFilter {
     /// The newest 100 of these.
     pub fn all(scope: Scope) -> Self {
         let (state, image, label, search, before) = Default::default();
-        Self { scope, state, image, label, search, before, limit: 100 }
+        let (username, owner, submitted) = Default::default();
+        Self { scope, state, image, label, search, username, owner, submitted, before, limit: 100 }
     }
 }
 
@@ -100,7 +123,7 @@ impl Db {
     /// unless it was another request.
     pub async fn insert_job(&self, job: NewJob) -> Result<Accepted, DbError> {
         self.call(move |connection| {
-            let sha256 = sha256_of(&job.spec);
+            let sha256 = job.sha256();
             let transaction = connection.transaction()?;
             if let Some(key) = &job.idempotency_key
                 && let Some(known) = jobs_of_key(&transaction, &job.username, key, &sha256)?
@@ -179,7 +202,13 @@ impl Db {
                 "SELECT seq, id, username, image, manifest, filename, state, limits, network,
                      datasets, labels, created_at
                  FROM jobs
-                 WHERE (:user IS NULL OR username = :user) AND (:state IS NULL OR state = :state)
+                 WHERE (:user IS NULL OR username = :user OR EXISTS (
+                        SELECT 1 FROM submissions WHERE job_id = jobs.id AND owner = :user))
+                   AND (:username IS NULL OR username = :username)
+                   AND ((:owner IS NULL AND NOT :submitted) OR EXISTS (
+                        SELECT 1 FROM submissions
+                        WHERE job_id = jobs.id AND (:owner IS NULL OR owner = :owner)))
+                   AND (:state IS NULL OR state = :state)
                    AND (:before IS NULL OR seq < :before)
                    AND (:image IS NULL OR image = :image)
                    AND (:label IS NULL OR EXISTS (
@@ -192,6 +221,9 @@ impl Db {
             let rows = statement.query_and_then(
                 named_params! {
                     ":user": filter.scope.user(),
+                    ":username": filter.username.as_ref().map(AsRef::<str>::as_ref),
+                    ":owner": filter.owner.as_ref().map(AsRef::<str>::as_ref),
+                    ":submitted": filter.submitted,
                     ":state": filter.state.map(JobState::as_str),
                     ":before": filter.before,
                     ":image": filter.image.as_ref().map(ToString::to_string),
@@ -205,6 +237,7 @@ impl Db {
             let mut rows = rows.collect::<Result<Vec<_>, DbError>>()?;
             for row in &mut rows {
                 row.view.run = runs::latest_of_job(connection, &row.view.id)?;
+                row.view.submission = submissions::of_job(connection, &row.view.id)?;
             }
             let full = u32::try_from(rows.len()).is_ok_and(|len| len == filter.limit);
             let next_before = rows.last().filter(|_| full).map(|row| row.seq);
@@ -213,7 +246,8 @@ impl Db {
         .await
     }
 
-    /// What the job asked for; `None` once it has ended.
+    /// What the job asked for; `None` once it has ended, or, where an owner decided on it, once it
+    /// was cleaned up.
     pub async fn job_spec(&self, id: &str) -> Result<Option<JobSpec>, DbError> {
         let id = id.to_owned();
         let json: Option<Vec<u8>> = self
@@ -235,7 +269,21 @@ impl Db {
         let id = id.to_owned();
         self.call(move |connection| {
             let connection = Unsynced::new(connection)?;
-            move_job(connection.0, &id, JobState::Running)
+            set_state(connection.0, &id, JobState::Running)
+        })
+        .await
+    }
+
+    /// The same for a job that an owner approved. On disk when it returns, with the audit's entry.
+    pub async fn start_approved_job(&self, id: &str, run_id: i64) -> Result<(), DbError> {
+        let id = id.to_owned();
+        self.call(move |connection| {
+            let transaction = connection.transaction()?;
+            set_state(&transaction, &id, JobState::Running)?;
+            let detail = serde_json::json!({ "run": run_id });
+            submissions::note(&transaction, &Caller::WORKER, Action::Started, &id, &detail)?;
+            transaction.commit()?;
+            Ok(())
         })
         .await
     }
@@ -245,17 +293,17 @@ impl Db {
         let id = id.to_owned();
         self.call(move |connection| {
             let transaction = connection.transaction()?;
-            move_job(&transaction, &id, next)?;
+            move_job(&transaction, &id, next, &serde_json::json!({}))?;
             transaction.commit()?;
             Ok(())
         })
         .await
     }
 
-    /// Ids of the jobs that wait to run, oldest first.
-    pub async fn approved_jobs(&self) -> Result<Vec<String>, DbError> {
+    /// Ids of the jobs that wait, to be decided on or to run, oldest first.
+    pub async fn waiting_jobs(&self) -> Result<Vec<String>, DbError> {
         self.call(|connection| {
-            let query = "SELECT id FROM jobs WHERE state = 'approved' ORDER BY seq";
+            let query = "SELECT id FROM jobs WHERE state IN ('pending', 'approved') ORDER BY seq";
             let mut statement = connection.prepare(query)?;
             let ids = statement.query_map([], |row| row.get(0))?;
             Ok(ids.collect::<Result<_, _>>()?)
@@ -264,8 +312,26 @@ impl Db {
     }
 }
 
-/// Moves a job within a transaction; forgets the spec of one that has ended.
-pub(super) fn move_job(connection: &Connection, id: &str, next: JobState) -> Result<(), DbError> {
+/// Moves a job within a transaction; of an end that an owner may ask about, the audit tells with
+/// `detail` and the state.
+pub(super) fn move_job(
+    connection: &Connection,
+    id: &str,
+    next: JobState,
+    detail: &serde_json::Value,
+) -> Result<(), DbError> {
+    set_state(connection, id, next)?;
+    if next.is_final() {
+        let mut detail = detail.clone();
+        detail["state"] = next.as_str().into();
+        submissions::note(connection, &Caller::WORKER, Action::Ended, id, &detail)?;
+    }
+    Ok(())
+}
+
+/// Sets a job's state, if it may become that. Forgets the spec of one that has ended, unless an
+/// owner may want to compare the next one with it.
+pub(super) fn set_state(connection: &Connection, id: &str, next: JobState) -> Result<(), DbError> {
     let query = "SELECT state FROM jobs WHERE id = ?1";
     let state: Option<String> = connection.query_row(query, [id], |row| row.get(0)).optional()?;
     let state = state_of(state.ok_or_else(|| DbError::NoJob(id.to_owned()))?)?;
@@ -279,7 +345,9 @@ pub(super) fn move_job(connection: &Connection, id: &str, next: JobState) -> Res
     connection.execute("UPDATE jobs SET state = ?2 WHERE id = ?1", params![id, next.as_str()])?;
     if next.is_final() {
         connection.execute(
-            "UPDATE jobs SET spec = NULL, ended_at = ?2 WHERE id = ?1",
+            "UPDATE jobs SET ended_at = ?2, spec = CASE WHEN EXISTS (
+                 SELECT 1 FROM submissions WHERE job_id = jobs.id) THEN spec END
+             WHERE id = ?1",
             params![id, now()],
         )?;
     }
@@ -315,7 +383,10 @@ fn insert(connection: &Connection, job: &NewJob, sha256: &str) -> Result<(), DbE
         ":sha256": sha256,
         ":created_at": now(),
     })?;
-    Ok(())
+    match &job.submission {
+        Some(submission) => submissions::insert(connection, &job.id, submission),
+        None => Ok(()),
+    }
 }
 
 /// The key under which a job of a batch is stored: no caller's own has a line's end in it.
@@ -358,7 +429,8 @@ pub(super) fn resolve(
     // `~` sorts after every byte of an id.
     let mut statement = connection.prepare_cached(
         "SELECT id FROM jobs WHERE id >= ?1 AND id < ?1 || '~'
-           AND (?2 IS NULL OR username = ?2) LIMIT 2",
+           AND (?2 IS NULL OR username = ?2 OR EXISTS (
+                SELECT 1 FROM submissions WHERE job_id = jobs.id AND owner = ?2)) LIMIT 2",
     )?;
     let ids = statement.query_map(params![prefix, scope.user()], |row| row.get(0))?;
     let mut ids = ids.collect::<Result<Vec<String>, _>>()?;
@@ -369,7 +441,7 @@ pub(super) fn resolve(
     }
 }
 
-fn job_of_id(connection: &Connection, id: &str) -> Result<JobRow, DbError> {
+pub(super) fn job_of_id(connection: &Connection, id: &str) -> Result<JobRow, DbError> {
     let mut statement = connection.prepare_cached(
         "SELECT seq, id, username, image, manifest, filename, state, limits, network, datasets,
              labels, created_at
@@ -378,6 +450,7 @@ fn job_of_id(connection: &Connection, id: &str) -> Result<JobRow, DbError> {
     let mut rows = statement.query_and_then([id], job_of_row)?;
     let mut row = rows.next().ok_or_else(|| DbError::NoJob(id.to_owned()))??;
     row.view.run = runs::latest_of_job(connection, id)?;
+    row.view.submission = submissions::of_job(connection, id)?;
     Ok(row)
 }
 
@@ -399,6 +472,7 @@ fn job_of_row(row: &Row<'_>) -> Result<JobRow, DbError> {
             Some(labels) => from_json("labels", labels)?,
             None => BTreeMap::new(),
         },
+        submission: None,
         created_at: row.get("created_at")?,
         run: None,
     };
@@ -420,7 +494,7 @@ pub(super) fn from_json<T: serde::de::DeserializeOwned>(
     serde_json::from_str(&value).map_err(|_| DbError::Row { column, value })
 }
 
-fn state_of(value: String) -> Result<JobState, DbError> {
+pub(super) fn state_of(value: String) -> Result<JobState, DbError> {
     [
         JobState::Pending,
         JobState::Approved,

@@ -6,7 +6,9 @@
 //! numbered files; `PRAGMA user_version` says how many have been applied.
 
 mod jobs;
+mod submissions;
 mod runs;
+mod audit;
 mod traces;
 
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
@@ -17,8 +19,10 @@ use std::time::Duration;
 use rusqlite::Connection;
 use sway_core::name::UserName;
 
+pub use self::audit::{Action, Caller};
 pub use self::jobs::{Accepted, JobFilter, JobRow, LabelFilter, NewJob, new_id};
 pub use self::runs::{NewRun, RunEnd, RunFilter, STORED_OUTPUT_LEN_MAX};
+pub use self::submissions::{ApprovedJob, NewSubmission, OldJob};
 pub use self::traces::KnownTrace;
 
 /// Schema versions in order; never edited once released, only appended to.
@@ -30,6 +34,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0005_cpu.sql"),
     include_str!("migrations/0006_labels.sql"),
     include_str!("migrations/0007_pool.sql"),
+    include_str!("migrations/0008_submissions_and_audit.sql"),
 ];
 
 /// How long to wait for another process that looks into the database.
@@ -100,6 +105,34 @@ pub enum DbError {
         /// What was asked for.
         to: &'static str,
     },
+    /// Nobody decides on the job.
+    #[error("job {0} was submitted to no owner: nobody decides on it")]
+    NotSubmitted(String),
+    /// Somebody else decides on the job.
+    #[error("{owner} decides on job {id}")]
+    NotOwner {
+        /// The job.
+        id: String,
+        /// Who decides.
+        owner: UserName,
+    },
+    /// It was decided otherwise.
+    #[error("job {id} was {was} by {by} at {at}: it can't be {asked}")]
+    Decided {
+        /// The job.
+        id: String,
+        /// How it was decided.
+        was: &'static str,
+        /// By whom.
+        by: String,
+        /// When.
+        at: String,
+        /// How it was to be decided.
+        asked: &'static str,
+    },
+    /// The digest that was reviewed is not the job's.
+    #[error("job {0} is not what was reviewed")]
+    NotReviewed(String),
     /// The blocking thread is gone: the process is stopping.
     #[error("the database is closed")]
     Closed,

@@ -76,6 +76,34 @@ pub struct RunEnd {
     pub pooled: bool,
 }
 
+impl RunEnd {
+    /// Of a run that failed through no fault of its own, and of which no more is known.
+    pub fn failed(message: String) -> Self {
+        Self {
+            state: JobState::Failed,
+            cause: Cause::Infrastructure,
+            exit_code: None,
+            message: Some(message),
+            started_at: None,
+            duration_ms: None,
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+            stdout_truncated: false,
+            stderr_truncated: false,
+            figures: CacheFigures::default(),
+            trace: TraceUse::None,
+            trace_pushed_bytes: 0,
+            output_files: None,
+            used: Used::default(),
+            answer: None,
+            mount_ms: 0,
+            start_ms: 0,
+            first_output_ms: None,
+            pooled: false,
+        }
+    }
+}
+
 /// A connection whose commits are on disk with the next one that is not of this kind.
 pub(super) struct Unsynced<'a>(pub(super) &'a Connection);
 
@@ -231,7 +259,12 @@ impl Db {
                     ":pooled": end.pooled,
                 },
             )?;
-            move_job(&transaction, &job, end.state)?;
+            let detail = serde_json::json!({
+                "run": run_id,
+                "cause": end.cause.as_str(),
+                "exit_code": end.exit_code,
+            });
+            move_job(&transaction, &job, end.state, &detail)?;
             let view = run_of_id(&transaction, run_id, 0)?;
             transaction.commit()?;
             view.ok_or_else(|| DbError::NoRun(run_id.to_string()))
@@ -251,7 +284,10 @@ impl Db {
         self.call(move |connection| {
             let no_run = || DbError::NoRun(name.chars().take(40).collect());
             let visible = |run: &RunView| match &scope {
-                Scope::User(user) => run.username == user.as_ref(),
+                Scope::User(user) => {
+                    run.username == user.as_ref()
+                        || resolve(connection, &run.job_id, &scope).is_ok()
+                }
                 Scope::All => true,
             };
             if let Ok(id) = name.parse::<i64>() {
@@ -275,7 +311,10 @@ impl Db {
         self.call(move |connection| {
             let mut statement = connection.prepare_cached(&format!(
                 "SELECT {COLUMNS} FROM runs
-                 WHERE (:user IS NULL OR username = :user) AND (:before IS NULL OR id < :before)
+                 WHERE (:user IS NULL OR username = :user OR EXISTS (
+                        SELECT 1 FROM submissions
+                        WHERE submissions.job_id = runs.job_id AND owner = :user))
+                   AND (:before IS NULL OR id < :before)
                    AND (:search IS NULL OR instr(lower(filename || char(10) || username ||
                         char(10) || image || char(10) || job_id), lower(:search)) > 0)
                    AND (:cause IS NULL OR cause = :cause)
@@ -385,6 +424,11 @@ impl Db {
                    AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.job_id = jobs.id)
                    AND seq <= (SELECT seq FROM jobs ORDER BY seq DESC LIMIT 1 OFFSET ?1)",
                 [keep],
+            )?;
+            transaction.execute(
+                "DELETE FROM submissions
+                 WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = job_id)",
+                [],
             )?;
             transaction.commit()?;
             Ok(gone)

@@ -26,6 +26,7 @@ fn job(user: &str, program: &str, key: Option<&str>) -> NewJob {
         datasets: vec![],
         limits: Limits::DIRECT,
         state: JobState::Approved,
+        submission: None,
         idempotency_key: key.map(str::to_owned),
     }
 }

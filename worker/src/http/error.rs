@@ -37,9 +37,11 @@ impl From<QueueError> for ServerError {
                 Self { message, field, ..refused }
             }
             QueueError::BadKey => Self::bad_request("bad_idempotency_key", message),
-            QueueError::Full { retry_after, .. } | QueueError::Share { retry_after, .. } => {
-                Self::too_many(message, retry_after)
-            }
+            QueueError::NotGranted(_) => Self::bad_request("not_granted", message)
+                .hint("ask for less, or ask the owner, who can change it with `sway queue set`"),
+            QueueError::Full { retry_after, .. }
+            | QueueError::Pending { retry_after, .. }
+            | QueueError::Share { retry_after, .. } => Self::too_many(message, retry_after),
             QueueError::Stopping => Self::unavailable("stopping", message),
             QueueError::Ended { .. } => Self::conflict("job_ended", message),
             QueueError::NoStdin { .. } => Self::conflict("no_stdin", message),
@@ -63,6 +65,12 @@ fn of_db(message: String, error: &DbError) -> ServerError {
         }
         DbError::KeyReused => ServerError::conflict("idempotency_key_reused", message),
         DbError::IllegalMove { .. } => ServerError::conflict("job_ended", message),
+        DbError::NotSubmitted(_) => ServerError::conflict("not_submitted", message),
+        DbError::NotOwner { .. } => ServerError::forbidden(message),
+        DbError::Decided { .. } => ServerError::conflict("decided", message),
+        DbError::NotReviewed(_) => {
+            ServerError::conflict("not_reviewed", message).hint("review it again before you decide")
+        }
         DbError::Private { .. }
         | DbError::Open { .. }
         | DbError::Newer { .. }

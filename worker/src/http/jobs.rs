@@ -13,7 +13,7 @@ use futures::{Stream, StreamExt as _};
 use serde::Deserialize;
 use sway_core::api::jobs::{Batch, BatchRequest, JobEvent, JobList, JobView};
 use sway_core::job::{JobSpec, JobState};
-use sway_core::name::ImageName;
+use sway_core::name::{ImageName, UserName};
 use sway_server::error::{Json, Path, Query, ServerError};
 use sway_server::guard::Identity;
 use utoipa::IntoParams;
@@ -22,7 +22,7 @@ use super::bodies::BodyPermit;
 use super::openapi::{Guarded, Named, ServerSentEvent, Submitted};
 use super::whole::with_outputs;
 use super::{App, scope};
-use crate::db::{JobFilter, LabelFilter};
+use crate::db::{Caller, JobFilter, LabelFilter};
 use crate::queue::Events;
 
 /// Rows in one listing, where the caller does not say and at most.
@@ -90,7 +90,7 @@ pub(super) async fn submit_batch(
 }
 
 /// A key that is no text is refused by the queue as an empty one is.
-fn key(headers: &HeaderMap) -> Option<String> {
+pub(super) fn key(headers: &HeaderMap) -> Option<String> {
     let key = headers.get("idempotency-key")?;
     Some(key.to_str().unwrap_or_default().to_owned())
 }
@@ -110,13 +110,20 @@ pub(super) struct ListQuery {
     label: Option<String>,
     /// What file name, user, image or id contain.
     q: Option<String>,
+    /// Of this user.
+    username: Option<UserName>,
+    /// Submitted to this owner.
+    owner: Option<UserName>,
+    /// Only jobs that were submitted to an owner.
+    #[serde(default)]
+    submitted: bool,
     /// `next_before` of the page before.
     before: Option<i64>,
     /// At most so many, 100 by default; at most 1000.
     limit: Option<u32>,
 }
 
-/// Jobs, newest first.
+/// Jobs, newest first: the caller's own, and those that were submitted to the caller.
 #[utoipa::path(get, path = "/v1/jobs", tag = "jobs", params(ListQuery),
     responses((status = 200, description = "A page of them.", body = JobList), Guarded))]
 pub(super) async fn list(
@@ -135,6 +142,9 @@ pub(super) async fn list(
             None => LabelFilter { name: label, value: None },
         }),
         search: query.q.filter(|search| !search.is_empty()),
+        username: query.username,
+        owner: query.owner,
+        submitted: query.submitted,
         before: query.before,
         limit: query.limit.unwrap_or(PAGE_LEN).clamp(1, PAGE_LEN_MAX),
     };
@@ -170,10 +180,11 @@ pub(super) async fn show(
 pub(super) async fn cancel(
     State(app): State<App>,
     identity: Identity,
+    caller: Caller,
     Path(id): Path<String>,
     Query(query): Query<AllQuery>,
 ) -> Result<Json<JobView>, ServerError> {
-    Ok(Json(app.queue.cancel(&id, &scope(&identity, query.all)?).await?))
+    Ok(Json(app.queue.cancel(&id, &scope(&identity, query.all)?, caller).await?))
 }
 
 /// The job's events from the one after `Last-Event-ID` on, each sent as soon as it happens.

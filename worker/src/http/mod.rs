@@ -3,7 +3,9 @@
 //! [`router`] lists all routes in one place. Who may come in is decided by
 //! `sway_server::guard` before a route is reached; `error` maps what goes wrong to statuses.
 
+mod audit;
 mod bodies;
+mod caller;
 mod compat;
 mod error;
 mod health;
@@ -14,6 +16,7 @@ mod outputs;
 mod pages;
 mod runs;
 mod scopes;
+mod submissions;
 mod traces;
 mod whole;
 
@@ -23,7 +26,7 @@ use std::sync::Arc;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
 use axum::{Extension, Router};
-use sway_core::access::Scope::{Read, Run, Submit, Worker};
+use sway_core::access::Scope::{Admin, Approve, Read, Run, Submit, Worker};
 use sway_core::api::jobs::JOB_BODY_LEN_MAX;
 use sway_server::error::ServerError;
 use sway_server::guard::{Guard, GuardOptions, Identity, OPERATOR, protect};
@@ -80,13 +83,22 @@ const OPEN_PATHS: [&str; 4] = ["/", "/run", "/execute", "/batch-upload"];
 /// All routes.
 pub fn router(app: App, access: Access) -> Router {
     let permit = middleware::from_fn_with_state(Bodies::new(), bodies::permit_body);
-    let permits: [_; 5] = std::array::from_fn(|_| permit.clone());
-    let [for_batch, for_traces, for_run, for_execute, for_uploads] = permits;
+    let permits: [_; 6] = std::array::from_fn(|_| permit.clone());
+    let [for_batch, for_traces, for_run, for_execute, for_uploads, for_submissions] = permits;
     // Whatever is for programs is described where it is handled: `routes!` takes nothing else.
     let (routes, described) = OpenApiRouter::new()
         .routes(needs(&[Run], routes!(jobs::submit).layer(permit)))
         .routes(needs(&[Run], routes!(jobs::submit_batch).layer(for_batch)))
         .routes(needs(&[Read], routes!(jobs::list)))
+        .routes(needs(&[Submit], routes!(submissions::submit).layer(for_submissions)))
+        .routes(needs(&[Read], routes!(submissions::review)))
+        .routes(needs(&[Approve], routes!(submissions::approve)))
+        .routes(needs(&[Approve], routes!(submissions::reject)))
+        .routes(needs(&[Read], routes!(submissions::queue)))
+        .routes(needs(&[Approve], routes!(submissions::set_queue)))
+        .routes(needs(&[Read], routes!(submissions::datasets)))
+        .routes(needs(&[Read], routes!(audit::list)))
+        .routes(needs(&[Admin], routes!(audit::verify)))
         .routes(needs(&[Run], routes!(traces::prepare).layer(for_traces)))
         .routes(needs(&[Run], routes!(compat::run).layer(for_run)))
         .routes(needs(&[Run], routes!(compat::execute).layer(for_execute)))

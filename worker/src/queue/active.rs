@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::QueueError;
+use crate::db::NewJob;
 use crate::job::output::OutputLog;
 
 /// Pieces of standard input between the socket and the job.
@@ -68,6 +69,8 @@ enum Stdin {
 pub(super) struct Active {
     pub id: String,
     pub user: UserName,
+    /// Who decides on it; none where nobody does.
+    pub owner: Option<UserName>,
     pub cancel: CancellationToken,
     pub progress: watch::Sender<Progress>,
     /// What it uses, once it runs.
@@ -81,6 +84,22 @@ pub(super) struct Active {
 
 impl Active {
     pub(super) fn new(id: String, user: UserName, spec: &JobSpec, state: JobState) -> Arc<Self> {
+        Self::with_owner(id, user, None, spec, state)
+    }
+
+    /// Of a job that is about to be on record.
+    pub(super) fn of(job: &NewJob) -> Arc<Self> {
+        let owner = job.submission.as_ref().map(|submission| submission.owner.clone());
+        Self::with_owner(job.id.clone(), job.username.clone(), owner, &job.spec, job.state)
+    }
+
+    pub(super) fn with_owner(
+        id: String,
+        user: UserName,
+        owner: Option<UserName>,
+        spec: &JobSpec,
+        state: JobState,
+    ) -> Arc<Self> {
         let (stdin, stdin_of_job) = if spec.stdin {
             let (sender, receiver) = mpsc::channel(STDIN_PIECES_MAX);
             (Stdin::Free(sender), Some(receiver))
@@ -91,6 +110,7 @@ impl Active {
         Arc::new(Self {
             id,
             user,
+            owner,
             cancel: CancellationToken::new(),
             progress: watch::Sender::new(progress),
             usage: watch::Sender::default(),
@@ -102,9 +122,23 @@ impl Active {
         })
     }
 
-    /// Whether it has no run yet.
+    /// Whether it may run, and has no run yet.
     pub(super) fn waits(&self) -> bool {
-        self.progress.borrow().output.is_none()
+        let progress = self.progress.borrow();
+        progress.output.is_none() && progress.state != JobState::Pending
+    }
+
+    /// Whether its owner has not decided.
+    pub(super) fn is_pending(&self) -> bool {
+        self.progress.borrow().state == JobState::Pending
+    }
+
+    /// Waits until its owner has decided; whether it may run.
+    pub(super) async fn is_approved(&self) -> bool {
+        let mut progress = self.progress.subscribe();
+        // `self` owns the sender, so that waiting can't fail.
+        let decided = progress.wait_for(|progress| progress.state != JobState::Pending).await;
+        decided.is_ok_and(|progress| progress.state == JobState::Approved)
     }
 
     /// Tells the job to end; the first reason counts.

@@ -91,6 +91,7 @@ impl Queue {
             datasets,
             limits,
             state: JobState::Approved,
+            submission: None,
             idempotency_key: None,
         })
     }
@@ -100,10 +101,7 @@ impl Queue {
         jobs: Vec<NewJob>,
         idempotency_key: Option<String>,
     ) -> Result<Vec<String>, QueueError> {
-        let active: Vec<Arc<Active>> = jobs
-            .iter()
-            .map(|job| Active::new(job.id.clone(), job.username.clone(), &job.spec, job.state))
-            .collect();
+        let active: Vec<Arc<Active>> = jobs.iter().map(Active::of).collect();
         match self.0.db.insert_batch(jobs, idempotency_key).await? {
             Accepted::Known(ids) => Ok(ids),
             Accepted::New(ids) => {

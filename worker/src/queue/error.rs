@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sway_client::ClientError;
+use sway_core::api::submissions::NotGranted;
 use sway_core::digest::Digest;
 use sway_core::job::{LimitError, SpecError};
 use sway_core::name::{DatasetName, ImageName};
@@ -97,6 +98,17 @@ pub enum QueueError {
         /// When to try again.
         retry_after: Duration,
     },
+    /// Too many jobs wait for their owners.
+    #[error("{pending} jobs wait for their owners' decisions already")]
+    Pending {
+        /// How many.
+        pending: usize,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The owner's settings rule it out.
+    #[error(transparent)]
+    NotGranted(#[from] NotGranted),
     /// Too many jobs of this user wait.
     #[error("{waiting} of your jobs are waiting already; other places are for other users")]
     Share {

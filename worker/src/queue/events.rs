@@ -54,6 +54,7 @@ impl Events {
     pub(super) fn of_active(active: &Arc<Active>, after: u64, follows: bool) -> Self {
         let follower = follows.then(|| active.follow());
         let mut progress = active.progress.subscribe();
+        let is_submitted = active.owner.is_some();
         let mut usage = active.usage.subscribe();
         // Who comes late hears the last sample at once.
         usage.mark_changed();
@@ -63,7 +64,17 @@ impl Events {
                 progress.state == JobState::Running || progress.is_over()
             };
             let mut next = after.saturating_add(1);
-            if next <= 2 {
+            if is_submitted && next <= 1 {
+                yield (Some(1), JobEvent::State { state: JobState::Pending });
+            }
+            let decided = |progress: &Progress| {
+                progress.state != JobState::Pending || progress.parked
+            };
+            let Ok(passed) = progress.wait_for(decided).await.map(|progress| progress.state) else {
+                return;
+            };
+            let ended = [JobState::Pending, JobState::Rejected, JobState::Cancelled];
+            if next <= 2 && !(is_submitted && ended.contains(&passed)) {
                 yield (Some(2), JobEvent::State { state: JobState::Approved });
             }
             let Ok(now) = progress.wait_for(begun).await.map(|progress| progress.clone()) else {
@@ -109,10 +120,20 @@ impl Events {
     /// Of a job that has ended.
     pub(super) fn of_ended(job: &JobView, output: Option<Past>, after: u64) -> Self {
         let (state, run) = (job.state, job.run.clone().map(Box::new));
+        let decision = job.submission.as_ref().map(|submission| submission.decision.as_ref());
+        let approved = match decision {
+            None => true,
+            Some(decision) => decision.is_some_and(|decision| decision.approved),
+        };
+        let is_submitted = decision.is_some();
         let ran = run.as_ref().is_some_and(|run| run.duration_ms.is_some());
         let events = async_stream::stream! {
             let mut next = after.saturating_add(1);
-            let past = [(2, JobState::Approved, true), (3, JobState::Running, ran)];
+            let past = [
+                (1, JobState::Pending, is_submitted),
+                (2, JobState::Approved, approved),
+                (3, JobState::Running, ran),
+            ];
             for (number, state, passed) in past {
                 if passed && next <= number {
                     yield (Some(number), JobEvent::State { state });

@@ -7,6 +7,9 @@
 //! starts: one that was only being prepared when the worker died runs again at the next start, one
 //! that ran is on record with cause `infrastructure` and does not.
 //!
+//! A job that an owner decides on (`submissions`) waits for the decision first, and then also for
+//! one of the owner's turns.
+//!
 //! A job goes on as long as somebody follows it, detached ones in any case; 5 s after the last
 //! follower has gone it is cancelled. One that nobody ever followed runs to its end.
 
@@ -19,6 +22,8 @@ mod images;
 mod outputs;
 mod job_outputs;
 mod run_job;
+mod submissions;
+mod turns;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -28,7 +33,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sway_core::api::jobs::{ImageView, JobList, JobView, OutputStream, RunList, RunView, TraceUse};
+use sway_core::api::jobs::{ImageView, JobList, JobView, OutputStream, RunList, RunView};
 use sway_core::handler::{Handler, Runtime};
 use sway_core::job::{Cause, JobSpec, JobState, LimitError, Limits, OutputLimits, Program};
 use sway_core::name::{ImageName, UserName};
@@ -47,13 +52,13 @@ pub use self::images::Images;
 pub use self::job_outputs::{JobOutputs, OutputBytes};
 use self::outputs::Outputs;
 pub use self::run_job::{RunJob, RunOrder};
-use crate::account::CacheFigures;
+use self::turns::{Turn, Turns};
 use crate::db::{
-    Accepted, Db, JobFilter, NewJob, NewRun, RunEnd, RunFilter, STORED_OUTPUT_LEN_MAX, Scope,
-    new_id, rfc3339,
+    Accepted, ApprovedJob, Caller, Db, DbError, JobFilter, NewJob, NewRun, RunEnd, RunFilter,
+    STORED_OUTPUT_LEN_MAX, Scope, new_id, rfc3339,
 };
 use crate::job::output::OutputLog;
-use crate::job::{Go, RunOutcome, Used};
+use crate::job::{Go, RunOutcome};
 use crate::policy::Policy;
 
 /// When to try again after the queue was full.
@@ -150,7 +155,10 @@ pub struct FoundRun {
 enum Place {
     /// With a try that was begun ahead.
     Taken(Attempt),
-    Free(Result<OwnedSemaphorePermit, AcquireError>),
+    /// With the owner's turn where one decided.
+    Free(Result<OwnedSemaphorePermit, AcquireError>, Option<Turn>),
+    /// Its owner said no.
+    Rejected,
 }
 
 /// The queue. Clones share it.
@@ -166,6 +174,7 @@ struct Inner {
     tasks: Tasks,
     outputs: Outputs,
     places: Arc<Semaphore>,
+    turns: Turns,
     stopping: CancellationToken,
     open: Mutex<HashMap<String, Arc<Active>>>,
     ended: AtomicU32,
@@ -191,6 +200,7 @@ impl Queue {
             runner,
             tasks,
             places,
+            turns: Turns::default(),
             stopping: CancellationToken::new(),
             open: Mutex::default(),
             ended: AtomicU32::new(0),
@@ -198,12 +208,24 @@ impl Queue {
         queue.0.outputs.recover().await.map_err(QueueError::Outputs)?;
         queue.0.close_interrupted().await?;
         queue.0.prune().await?;
-        for id in queue.0.db.approved_jobs().await? {
-            if let Some(spec) = queue.0.db.job_spec(&id).await? {
-                let user = queue.0.db.job(&id, &Scope::All).await?.view.username;
-                queue.start(Active::new(id, user, &spec, JobState::Approved), None);
+        for id in queue.0.db.waiting_jobs().await? {
+            let job = queue.0.db.job(&id, &Scope::All).await?.view;
+            let owner = job.submission.map(|submission| submission.owner);
+            if owner.is_none() && job.state == JobState::Pending {
+                tracing::error!(job.id = id, "nobody can decide on the job any more");
+                continue;
             }
+            let spec = match queue.0.db.job_spec(&id).await {
+                Ok(Some(spec)) => spec,
+                Ok(None) => continue,
+                // It is refused where it would be started.
+                Err(DbError::Row { .. }) if owner.is_some() => unreadable(),
+                Err(error) => return Err(error.into()),
+            };
+            queue.start(Active::with_owner(id, job.username, owner, &spec, job.state), None);
         }
+        let inner = Arc::clone(&queue.0);
+        queue.0.tasks.spawn("clean up", async move { inner.keep_clean().await });
         Ok(queue)
     }
 
@@ -275,6 +297,7 @@ impl Queue {
             datasets,
             limits,
             state: JobState::Approved,
+            submission: None,
             idempotency_key,
         };
         // In a task of its own: a submitter that goes away half-way leaves no job behind that is
@@ -394,7 +417,12 @@ impl Queue {
     }
 
     /// Tells a job to end, and waits until it has.
-    pub async fn cancel(&self, prefix: &str, scope: &Scope) -> Result<JobView, QueueError> {
+    pub async fn cancel(
+        &self,
+        prefix: &str,
+        scope: &Scope,
+        caller: Caller,
+    ) -> Result<JobView, QueueError> {
         let job = self.0.db.job(prefix, scope).await?.view;
         let ended =
             |state: JobState| QueueError::Ended { id: job.id.clone(), state: state.as_str() };
@@ -402,6 +430,9 @@ impl Queue {
             return Err(ended(job.state));
         }
         if let Some(active) = self.0.active(&job.id) {
+            if active.owner.is_some() {
+                self.0.db.note_cancel(&job.id, caller).await?;
+            }
             active.stop(Stop::Asked);
             let mut progress = active.progress.subscribe();
             let _ = progress.wait_for(Progress::is_over).await;
@@ -485,7 +516,8 @@ impl Queue {
     pub fn counts(&self) -> (usize, usize) {
         let open = self.0.lock();
         let waiting = open.values().filter(|active| active.waits()).count();
-        (waiting, open.len() - waiting)
+        let pending = open.values().filter(|active| active.is_pending()).count();
+        (waiting, open.len() - waiting - pending)
     }
 
     /// Takes nothing more; lets running jobs end for a while, then ends them with cause
@@ -550,10 +582,18 @@ impl Inner {
     async fn carry_out(self: &Arc<Self>, active: &Active, ahead: Option<Attempt>) {
         let since = Instant::now();
         let place = async {
-            match ahead {
+            let turn = match &active.owner {
+                None => None,
+                Some(_) if !active.is_approved().await => return Ok(Place::Rejected),
+                Some(owner) => {
+                    let settings = self.db.queue_settings(owner).await?;
+                    Some(self.turns.take(owner, settings.max_concurrent_jobs).await)
+                }
+            };
+            Ok(match ahead {
                 Some(attempt) => Place::Taken(attempt),
-                None => Place::Free(Arc::clone(&self.places).acquire_owned().await),
-            }
+                None => Place::Free(Arc::clone(&self.places).acquire_owned().await, turn),
+            })
         };
         let place = tokio::select! {
             biased;
@@ -565,7 +605,9 @@ impl Inner {
             place = place => Some(place),
         };
         let ended = match place {
-            Some(place) => self.run(active, place, since.elapsed()).await,
+            Some(Ok(Place::Rejected)) => return,
+            Some(Ok(place)) => self.run(active, place, since.elapsed()).await,
+            Some(Err(error)) => Err(error),
             None => self.end_waiting(active).await,
         };
         if let Err(error) = ended {
@@ -582,7 +624,15 @@ impl Inner {
         if active.stopped() == Some(Stop::Shutdown) {
             return Ok(());
         }
-        self.db.move_job(&active.id, JobState::Cancelled).await?;
+        match self.db.move_job(&active.id, JobState::Cancelled).await {
+            Err(DbError::IllegalMove { .. }) => {
+                // Its owner said no at the same moment.
+                let state = self.db.job(&active.id, &Scope::All).await?.view.state;
+                active.progress.send_modify(|progress| progress.state = state);
+                return Ok(());
+            }
+            moved => moved?,
+        }
         tracing::info!(job.id = active.id, "job cancelled while it waited");
         active.progress.send_modify(|progress| progress.state = JobState::Cancelled);
         Ok(())
@@ -594,28 +644,37 @@ impl Inner {
         place: Place,
         queued: Duration,
     ) -> Result<(), QueueError> {
-        let job = self.db.job(&active.id, &Scope::All).await?.view;
         let begun = Instant::now();
-        let (mut attempt, records_trace) = match place {
+        let (mut attempt, output_bytes, records_trace, _turn) = match place {
+            Place::Rejected => return Ok(()),
             // None is begun ahead for a job that records.
-            Place::Taken(attempt) => (attempt, false),
-            Place::Free(place) => {
+            Place::Taken(attempt) => {
+                let job = self.db.job(&active.id, &Scope::All).await?.view;
+                (attempt, job.limits.output_bytes, false, None)
+            }
+            Place::Free(place, turn) => {
                 let place = place.map_err(|_| QueueError::Stopping)?;
-                let spec = self.db.job_spec(&active.id).await?;
-                let spec = spec.ok_or_else(|| crate::db::DbError::NoJob(active.id.clone()))?;
+                let job = match self.to_run(active).await? {
+                    Ok(job) => job,
+                    Err(reason) => return self.refuse(active, queued, reason).await,
+                };
+                let ApprovedJob { spec, limits, manifest, datasets } = job;
                 let records = crate::trace::is_recording(&spec);
-                let (manifest, datasets) = (job.manifest, job.datasets);
-                (self.attempt(active, spec, job.limits, manifest, datasets, place), records)
+                let attempt = self.attempt(active, spec, limits, manifest, datasets, place);
+                (attempt, limits.output_bytes, records, turn)
             }
         };
         // Its container is made meanwhile.
         let new = NewRun { job_id: active.id.clone(), queued_ms: millis(queued), records_trace };
         let run_id = self.db.begin_run(new).await?;
-        let output = self.outputs.create(run_id, job.limits.output_bytes)?;
+        let output = self.outputs.create(run_id, output_bytes)?;
         active.progress.send_modify(|progress| progress.output = Some(Arc::clone(&output)));
         if attempt.is_ready().await {
             // From here on the job is one that was running: whatever dies now, it is not run again.
-            self.db.start_job(&active.id).await?;
+            match active.owner {
+                Some(_) => self.db.start_approved_job(&active.id, run_id).await?,
+                None => self.db.start_job(&active.id).await?,
+            }
         }
         let go = Go {
             run_id,
@@ -656,6 +715,46 @@ impl Inner {
             let error = &error as &dyn std::error::Error;
             tracing::error!(error, "old runs can't be removed");
         }
+        Ok(())
+    }
+
+    /// What a job runs: what was approved, where an owner decides; else why it must not run.
+    async fn to_run(&self, active: &Active) -> Result<Result<ApprovedJob, String>, QueueError> {
+        if active.owner.is_some() {
+            return Ok(self.db.approved_job(&active.id).await?);
+        }
+        let job = self.db.job(&active.id, &Scope::All).await?.view;
+        let spec = self.db.job_spec(&active.id).await?;
+        let spec = spec.ok_or_else(|| DbError::NoJob(active.id.clone()))?;
+        let JobView { limits, manifest, datasets, .. } = job;
+        Ok(Ok(ApprovedJob { spec, limits, manifest, datasets }))
+    }
+
+    /// Ends a job that is not what was approved, before anything of it is made.
+    async fn refuse(
+        &self,
+        active: &Active,
+        queued: Duration,
+        reason: String,
+    ) -> Result<(), QueueError> {
+        tracing::error!(job.id = active.id, reason, "the job is not what was approved");
+        self.db.note_refusal(&active.id, &reason).await?;
+        let queued_ms = millis(queued);
+        let new = NewRun { job_id: active.id.clone(), queued_ms, records_trace: false };
+        let run_id = self.db.begin_run(new).await?;
+        let message = format!("the job was not started: {reason}");
+        let run = match self.db.end_run(run_id, RunEnd::failed(message)).await {
+            Ok(run) => Some(Box::new(run)),
+            // Its row can't even be read: that it failed is all that is put down.
+            Err(_) => {
+                self.db.move_job(&active.id, JobState::Failed).await?;
+                None
+            }
+        };
+        active.progress.send_modify(|progress| {
+            progress.state = JobState::Failed;
+            progress.run = run;
+        });
         Ok(())
     }
 
@@ -741,28 +840,8 @@ impl Inner {
                 Some(output) => read_output(&output, STORED_OUTPUT_LEN_MAX, run_id).await?,
                 None => Default::default(),
             };
-            let end = RunEnd {
-                state: JobState::Failed,
-                cause: Cause::Infrastructure,
-                exit_code: None,
-                message: Some("the worker died while the job was running".to_owned()),
-                started_at: None,
-                duration_ms: None,
-                stdout,
-                stderr,
-                stdout_truncated: false,
-                stderr_truncated: false,
-                figures: CacheFigures::default(),
-                trace: TraceUse::None,
-                trace_pushed_bytes: 0,
-                output_files: None,
-                used: Used::default(),
-                answer: None,
-                mount_ms: 0,
-                start_ms: 0,
-                first_output_ms: None,
-                pooled: false,
-            };
+            let failed = RunEnd::failed("the worker died while the job was running".to_owned());
+            let end = RunEnd { stdout, stderr, ..failed };
             let run = self.db.end_run(run_id, end).await?;
             count_run(&run);
             tracing::warn!(run.id = run_id, job.id = run.job_id, "run was interrupted");
@@ -783,6 +862,11 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// Stands for the request of a submitted job that can't be read any more.
+fn unreadable() -> JobSpec {
+    JobSpec { detach: true, ..JobSpec::new(None, Program::Command { argv: Vec::new() }) }
 }
 
 /// The spec, unless the policy objects to it.

@@ -14,4 +14,5 @@ mod outputs;
 mod pages;
 mod restart;
 mod runs;
+mod submissions;
 mod support;

@@ -70,6 +70,13 @@ impl Worker {
         Arc::clone(&self.data)
     }
 
+    /// Waits until the worker ends by itself, and gives its data back.
+    pub(crate) async fn ended(mut self) -> Arc<tempfile::TempDir> {
+        let ended = tokio::time::timeout(PATIENCE, self.ended.take().unwrap());
+        ended.await.unwrap().unwrap().unwrap();
+        Arc::clone(&self.data)
+    }
+
     /// As if the process had died: nothing is told, nothing is cleaned up.
     pub(crate) async fn kill(mut self) -> Arc<tempfile::TempDir> {
         let ended = self.ended.take().unwrap();

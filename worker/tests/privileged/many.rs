@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use sway_client::jobs::RunPage;
 use sway_core::api::jobs::RunView;
+use sway_core::api::submissions::{DecisionRequest, Submission};
 use sway_core::job::{Cause, JobSpec, JobState, OutputRequest, Program};
 
 use crate::mount_fixture::mounted_below;
@@ -176,5 +177,52 @@ async fn a_queue_of_fifty_outlives_its_worker_and_each_job_runs_once() {
     let runs = client.jobs().runs(page).await.unwrap().runs;
     let of: HashSet<&str> = runs.iter().map(|run| run.job_id.as_str()).collect();
     assert_eq!((runs.len(), of.len()), (50, 50));
+    nothing_is_left(&site).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn approved_jobs_outlive_their_worker_and_each_runs_once() {
+    let mut site = Site::start().await;
+    let client = site.client();
+    let mut ids = Vec::new();
+    for n in 0..8 {
+        let submission = Submission {
+            owner: "ada".parse().unwrap(),
+            queue: "code-queue".to_owned(),
+            name: format!("number {n}"),
+            description: String::new(),
+            tags: vec![],
+            job: script(&format!("echo {n} > /output/n; sleep 0.3; echo done {n}")),
+        };
+        ids.push(client.submissions().submit(&submission).await.unwrap().id);
+    }
+    for id in &ids {
+        client.submissions().approve(id, &DecisionRequest::default()).await.unwrap();
+    }
+    // Three of them have their turns, and are about to start or have; the others wait.
+    site.kill();
+    site.restart().await;
+    all_ended(&site, &ids).await;
+    let client = site.client();
+    let mut interrupted = 0;
+    for (n, id) in ids.iter().enumerate() {
+        let run = client.jobs().run(id).await.unwrap();
+        match run.cause.unwrap() {
+            Cause::Infrastructure => interrupted += 1,
+            cause => {
+                assert_eq!(
+                    (cause, run.exit_code, run.output_files),
+                    (Cause::Exited, Some(0), Some(1))
+                );
+                assert_eq!(run.stdout.unwrap(), format!("done {n}\n"));
+            }
+        }
+    }
+    assert!(interrupted <= 3, "{interrupted}");
+    let runs = client.jobs().runs(RunPage::default()).await.unwrap().runs;
+    let of: HashSet<&str> = runs.iter().map(|run| run.job_id.as_str()).collect();
+    assert_eq!((runs.len(), of.len()), (8, 8));
+    let verdict = client.submissions().verify_audit(None).await.unwrap();
+    assert_eq!((verdict.fault, verdict.head.seq), (None, 32));
     nothing_is_left(&site).await;
 }

@@ -1,0 +1,264 @@
+//! Jobs that an owner decides on: submitted, reviewed, approved or rejected, cleaned up.
+//!
+//! They are jobs as others are, that wait for a decision first. Until then their row is all there
+//! is of them; how it is pinned, and checked before a start, is in `db::submissions`.
+
+use std::time::Duration;
+
+use sway_core::api::jobs::JobView;
+use sway_core::api::submissions::{
+    AuditPage, AuditVerdict, Decided, DecisionRequest, Finding, NamedDataset, QueueSettings,
+    QueueView, Review, Submission,
+};
+use sway_core::audit::Head;
+use sway_core::job::{JobState, OutputLimits};
+use sway_core::name::UserName;
+use sway_core::trace::TraceKey;
+use tokio::sync::oneshot;
+
+use super::active::{Active, Progress};
+use super::{Inner, Queue, QueueError, RETRY_AFTER, held_to, is_key};
+use crate::db::{Caller, NewJob, NewSubmission, Scope, new_id};
+use crate::policy::Policy;
+
+/// Jobs that wait for decisions, and those of one submitter among them.
+const PENDING_MAX: usize = 1000;
+const PENDING_OF_USER_MAX: usize = 100;
+
+/// Between two looks for jobs that are old enough to be cleaned up.
+const CLEAN_EVERY: Duration = Duration::from_secs(60);
+
+/// Jobs that are cleaned up in one go.
+const CLEAN_STEP: u32 = 100;
+
+impl Queue {
+    /// Takes a job for an owner to decide on, or refuses it with the reason.
+    pub async fn submit_to_owner(
+        &self,
+        user: &UserName,
+        submission: Submission,
+        idempotency_key: Option<String>,
+        caller: Caller,
+    ) -> Result<JobView, QueueError> {
+        let inner = &self.0;
+        if inner.stopping.is_cancelled() {
+            return Err(QueueError::Stopping);
+        }
+        if idempotency_key.as_deref().is_some_and(|key| !is_key(key)) {
+            return Err(QueueError::BadKey);
+        }
+        let submission = submission.completed();
+        submission.check()?;
+        let (pending, of_user) = inner.db.pending_counts(user).await?;
+        if pending >= PENDING_MAX || of_user >= PENDING_OF_USER_MAX {
+            let pending = if pending >= PENDING_MAX { pending } else { of_user };
+            return Err(QueueError::Pending { pending, retry_after: RETRY_AFTER });
+        }
+        let config = &inner.config;
+        let Submission { owner, queue, name, description, tags, job: spec } = submission;
+        let spec = match config.policy {
+            Some(policy) => held_to(policy, spec).await?,
+            None => spec,
+        };
+        let settings = inner.db.queue_settings(&owner).await?;
+        let mut limits = settings.grant(&spec.limits, &config.maxima)?;
+        if let Some(output) = &spec.output {
+            let maxima = config.maxima.output.unwrap_or(OutputLimits::MAXIMA);
+            limits.output = Some(OutputLimits::grant(output, &maxima)?);
+        }
+        let image = spec.image.clone();
+        let image = image.unwrap_or_else(|| config.default_images.of(&spec.program).clone());
+        let key = TraceKey::of_program(&spec.program);
+        // What an operator may do in a user's name has no part in it: the owner decides.
+        let images = inner.images.without_starts().lent_by(&owner);
+        let manifest = images.resolve(user, false, &image, &key).await?;
+        settings.allows(&owner, &spec, &image, manifest)?;
+        let datasets = images.datasets(user, false, &spec.datasets).await?;
+        let job = NewJob {
+            id: new_id(),
+            username: user.clone(),
+            image,
+            spec,
+            manifest,
+            datasets,
+            limits,
+            state: JobState::Pending,
+            submission: Some(NewSubmission { owner, queue, name, description, tags, caller }),
+            idempotency_key,
+        };
+        let active = Active::of(&job);
+        let (answer, answered) = oneshot::channel();
+        let queue = self.clone();
+        inner.tasks.spawn("submit", async move {
+            let _ = answer.send(queue.insert(job, active, None).await);
+        });
+        let id = answered.await.map_err(|_| QueueError::Stopping)??;
+        Ok(inner.db.job(&id, &Scope::User(user.clone())).await?.view)
+    }
+
+    /// All that a decision on a job needs.
+    pub async fn review(&self, prefix: &str, scope: &Scope) -> Result<Review, QueueError> {
+        let db = &self.0.db;
+        let job = db.job(prefix, scope).await?.view;
+        if job.submission.is_none() {
+            return Err(crate::db::DbError::NotSubmitted(job.id).into());
+        }
+        let spec = db.job_spec(&job.id).await?;
+        let previous = db.previous_job(&job).await?;
+        let (spec, findings) = match spec {
+            None => (None, Vec::new()),
+            Some(spec) => {
+                let looking = move || (Policy::Science.findings(&spec), spec);
+                let looked = tokio::task::spawn_blocking(looking).await;
+                let (findings, spec) = looked.map_err(|_| QueueError::Stopping)?;
+                (Some(spec), findings)
+            }
+        };
+        let findings = findings.into_iter().map(|finding| Finding {
+            file: finding.file,
+            line: finding.line,
+            column: finding.column,
+            reason: finding.reason,
+        });
+        Ok(Review { job, spec, findings: findings.collect(), previous })
+    }
+
+    /// An owner approves or rejects a job.
+    pub async fn decide(
+        &self,
+        prefix: &str,
+        scope: &Scope,
+        approved: bool,
+        request: DecisionRequest,
+        caller: Caller,
+    ) -> Result<Decided, QueueError> {
+        request.check()?;
+        let inner = std::sync::Arc::clone(&self.0);
+        let (prefix, scope) = (prefix.to_owned(), scope.clone());
+        let (answer, answered) = oneshot::channel();
+        // In a task of its own: what is on record is told to the job, whoever has gone away.
+        self.0.tasks.spawn("decide", async move {
+            let DecisionRequest { reason, digest } = request;
+            let decided = inner.db.decide(&prefix, &scope, approved, reason, digest, caller).await;
+            if let Ok(decided) = &decided
+                && !decided.already
+                && let Some(active) = inner.active(&decided.job.id)
+            {
+                tracing::info!(job.id = active.id, approved, "job decided on");
+                let state = decided.job.state;
+                active.progress.send_modify(|progress| progress.state = state);
+            }
+            let _ = answer.send(decided);
+        });
+        Ok(answered.await.map_err(|_| QueueError::Stopping)??)
+    }
+
+    /// A user's own queue, and how many jobs there are in it.
+    pub async fn queue_of(&self, user: &UserName) -> Result<QueueView, QueueError> {
+        let settings = self.0.db.queue_settings(user).await?;
+        let (for_me, by_me) = self.0.db.queue_counts(user).await?;
+        Ok(QueueView { owner: user.clone(), settings, for_me, by_me })
+    }
+
+    /// Changes what a user's own queue grants from now on; what was submitted stays as it is.
+    pub async fn set_queue(
+        &self,
+        user: &UserName,
+        settings: QueueSettings,
+        caller: Caller,
+    ) -> Result<QueueView, QueueError> {
+        settings.check()?;
+        let max = settings.max_concurrent_jobs;
+        self.0.db.set_queue(user, settings, caller).await?;
+        self.0.turns.set(user, max);
+        self.queue_of(user).await
+    }
+
+    /// The datasets of an owner that have names and that submitters may ask for; of the owner's own
+    /// all.
+    pub async fn named_datasets(
+        &self,
+        user: &UserName,
+        owner: &UserName,
+    ) -> Result<Vec<NamedDataset>, QueueError> {
+        let mut datasets = self.0.images.named_datasets(owner).await?;
+        if user != owner {
+            let settings = self.0.db.queue_settings(owner).await?;
+            let granted =
+                |name: &String| settings.datasets.as_ref().is_none_or(|names| names.contains(name));
+            datasets.retain(|dataset| granted(&dataset.name));
+        }
+        Ok(datasets)
+    }
+
+    /// Entries of the audit; about one job of the caller's where one is named.
+    pub async fn audit(
+        &self,
+        job: Option<(&str, &Scope)>,
+        after: i64,
+        limit: u32,
+    ) -> Result<AuditPage, QueueError> {
+        let job = match job {
+            Some((prefix, scope)) => Some(self.0.db.job(prefix, scope).await?.view.id),
+            None => None,
+        };
+        Ok(self.0.db.audit(job, after, limit).await?)
+    }
+
+    /// Follows the audit's chain to its end.
+    pub async fn verify_audit(&self, noted: Option<Head>) -> Result<AuditVerdict, QueueError> {
+        Ok(self.0.db.verify_audit(noted).await?)
+    }
+
+    /// Waits until every job that needs no decision has ended, and cleans up.
+    pub async fn finish(&self) -> Result<(), QueueError> {
+        loop {
+            let next = {
+                let open = self.0.lock();
+                let undecided = |active: &Active| active.is_pending();
+                open.values().find(|active| !undecided(active)).cloned()
+            };
+            let Some(active) = next else { break };
+            let mut progress = active.progress.subscribe();
+            let over = progress.wait_for(Progress::is_over).await;
+            if over.is_ok_and(|progress| progress.parked) {
+                return Err(QueueError::Stopping);
+            }
+            // Its task is about to remove it.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.0.clean().await
+    }
+}
+
+impl Inner {
+    /// Cleans up from time to time, until the queue stops.
+    pub(super) async fn keep_clean(&self) {
+        loop {
+            if let Err(error) = self.clean().await {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "old submitted jobs can't be cleaned up");
+            }
+            tokio::select! {
+                () = self.stopping.cancelled() => return,
+                () = tokio::time::sleep(CLEAN_EVERY) => {}
+            }
+        }
+    }
+
+    /// Removes code, outputs and logs of submitted jobs that ended long enough ago.
+    async fn clean(&self) -> Result<(), QueueError> {
+        loop {
+            let old = self.db.old_jobs(CLEAN_STEP).await?;
+            if old.is_empty() {
+                return Ok(());
+            }
+            for job in old {
+                // The files first: a worker that dies here comes back to them.
+                self.outputs.remove(job.runs).await.map_err(QueueError::Outputs)?;
+                self.db.clean_job(&job.id).await?;
+                tracing::info!(job.id = job.id, "job cleaned up");
+            }
+        }
+    }
+}
