@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, ColorChoice, Parser, Subcommand};
 
 use crate::commands::{
-    completions, doctor, export, images, invoke, logs, mount, outputs, run, runs, up,
+    audit, completions, data, decide, doctor, export, images, invoke, jobs, logs, mount, outputs,
+    queue, review, run, runs, status, submit, up,
 };
 
 /// `sway …`
@@ -96,9 +97,33 @@ pub(crate) enum Command {
     /// Print the output of a run
     Logs(logs::LogsArgs),
     /// List or fetch the files that a run left in /output
+    #[command(visible_alias = "output")]
     Outputs(outputs::OutputsArgs),
     /// List the images that can be run
     Images(images::ImagesArgs),
+    /// Submit a job to an owner, who decides whether it runs
+    Submit(Box<submit::SubmitArgs>),
+    /// List the jobs that wait for your decision
+    Pending(jobs::PendingArgs),
+    /// Show a job with all its code, as its owner has to see it
+    Review(review::ReviewArgs),
+    /// Let submitted jobs run
+    Approve(decide::DecideArgs),
+    /// Refuse submitted jobs
+    Reject(decide::DecideArgs),
+    /// List submitted jobs
+    #[command(visible_alias = "list")]
+    Jobs(jobs::JobsArgs),
+    /// Say where a submitted job stands, or how many there are
+    Status(status::StatusArgs),
+    /// Wait until submitted jobs have ended
+    Wait(status::WaitArgs),
+    /// Show or change what you grant to jobs that others submit
+    Queue(queue::QueueArgs),
+    /// Store and list datasets that submitted jobs can ask for
+    Data(data::DataArgs),
+    /// Show or check the record of who did what to which job
+    Audit(audit::AuditArgs),
     /// Mount an image on a directory, to look around in it
     Mount(mount::MountArgs),
     /// Say what is missing on this machine to run jobs

@@ -60,8 +60,9 @@ impl JobOptions {
     }
 }
 
+/// As it is typed.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum NetworkArg {
+pub(crate) enum NetworkArg {
     /// Nothing
     None,
     /// The outside, but nothing of the worker's host and networks
@@ -77,7 +78,8 @@ impl From<NetworkArg> for Network {
     }
 }
 
-fn env_setting(setting: &str) -> anyhow::Result<(String, String)> {
+/// `NAME=VALUE`, or the name of a variable that has a value here.
+pub(crate) fn env_setting(setting: &str) -> anyhow::Result<(String, String)> {
     if let Some((name, value)) = setting.split_once('=') {
         return Ok((name.to_owned(), value.to_owned()));
     }

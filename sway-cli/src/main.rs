@@ -14,6 +14,8 @@ mod job_folder;
 mod job_options;
 mod panel;
 mod follow;
+mod foreign;
+mod syntax;
 mod outputs;
 mod interrupt;
 mod size;
@@ -72,7 +74,17 @@ fn start(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
         | Command::Logs(_)
         | Command::Outputs(_)
         | Command::Runs(_)
-        | Command::Images(_) => {
+        | Command::Images(_)
+        | Command::Submit(_)
+        | Command::Pending(_)
+        | Command::Review(_)
+        | Command::Approve(_)
+        | Command::Reject(_)
+        | Command::Jobs(_)
+        | Command::Status(_)
+        | Command::Wait(_)
+        | Command::Queue(_)
+        | Command::Audit(_) => {
             tokio::runtime::Builder::new_current_thread().enable_all().build()?
         }
         _ => tokio::runtime::Runtime::new()?,
@@ -108,7 +120,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
     let lenient = Cli::command().ignore_errors(true).try_get_matches();
     match lenient.ok().and_then(|matches| matches.subcommand_name().map(str::to_owned)) {
-        Some(name) if name == "run" => ExitCode::Refused,
+        Some(name) if name == "run" || name == "submit" => ExitCode::Refused,
         Some(_) | None => ExitCode::Usage,
     }
 }

@@ -12,6 +12,14 @@ pub(crate) mod runs;
 pub(crate) mod logs;
 pub(crate) mod outputs;
 pub(crate) mod images;
+pub(crate) mod submit;
+pub(crate) mod jobs;
+pub(crate) mod review;
+pub(crate) mod decide;
+pub(crate) mod status;
+pub(crate) mod queue;
+pub(crate) mod data;
+pub(crate) mod audit;
 pub(crate) mod mount;
 pub(crate) mod doctor;
 pub(crate) mod completions;
@@ -27,6 +35,17 @@ pub(crate) async fn dispatch(command: Command, context: &Context) -> anyhow::Res
         Command::Logs(args) => logs::run(args, context).await,
         Command::Outputs(args) => outputs::run(args, context).await,
         Command::Images(args) => images::run(args, context).await,
+        Command::Submit(args) => submit::run(*args, context).await,
+        Command::Pending(args) => jobs::pending(args, context).await,
+        Command::Review(args) => review::run(args, context).await,
+        Command::Approve(args) => decide::run(args, true, context).await,
+        Command::Reject(args) => decide::run(args, false, context).await,
+        Command::Jobs(args) => jobs::jobs(args, context).await,
+        Command::Status(args) => status::status(args, context).await,
+        Command::Wait(args) => status::wait(args, context).await,
+        Command::Queue(args) => queue::run(args, context).await,
+        Command::Data(args) => data::run(args, context).await,
+        Command::Audit(args) => audit::run(args, context).await,
         Command::Mount(args) => mount::run(args, context).await,
         Command::Doctor(args) => doctor::run(args, context).await,
         Command::Completions(args) => completions::run(&args, &context.output),
