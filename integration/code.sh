@@ -29,6 +29,8 @@ check_code() {
     for crate in $(privileged_crates); do
         cargo_tests "the tests of $crate with real FUSE and real runc pass" -p "$crate" --features privileged --test privileged
     done
+    SWAY_TEST_SANDBOX=sway cargo_tests "what isolates jobs does so without runc too" -p sway-worker \
+        --features privileged --test privileged -- job:: job_data:: job_isolation:: job_on_mount:: pool::
 }
 
 privileged_crates() {

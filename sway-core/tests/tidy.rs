@@ -144,6 +144,7 @@ fn processes_start_in_few_places() {
     only_in("Command::new(", |path| {
         [
             "worker/src/job/runc.rs",
+            "worker/src/job/sandbox/mod.rs",
             "worker/src/job/network.rs",
             "sway-cli/src/export/build.rs",
             "sway-cli/src/commands/doctor.rs",

@@ -13,7 +13,7 @@ use sway_server::telemetry::LogFormat;
 use sway_server::tls::Tls;
 use url::Url;
 
-use crate::job::PoolBounds;
+use crate::job::{PoolBounds, Sandbox};
 use crate::policy::Policy;
 use crate::predict::{Background, PredictConfig};
 use crate::queue::DefaultImages;
@@ -41,6 +41,15 @@ pub enum IdMapping {
     Auto,
     /// The worker, by one mount for each image and id range.
     Shift,
+}
+
+/// What creates containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum SandboxKind {
+    /// The runc command.
+    Runc,
+    /// This program itself.
+    Sway,
 }
 
 /// Everything a worker needs to know.
@@ -101,6 +110,8 @@ pub struct Config {
     pub id_mapping: IdMapping,
     /// Whether the worker ends when everything that waited for a place has ended.
     pub once: bool,
+    /// What creates containers.
+    pub sandbox: Sandbox,
     /// The OCI runtime.
     pub runc: PathBuf,
     /// A static init for the first process of every container; none where the machine has none.
@@ -142,6 +153,7 @@ impl Config {
             allow_root: false,
             id_mapping: IdMapping::Auto,
             once: false,
+            sandbox: Sandbox::Runc,
             runc: PathBuf::from("runc"),
             init: crate::job::find_init(),
         }
@@ -263,6 +275,10 @@ pub struct Arguments {
     /// Make a certificate; clients pin its fingerprint
     #[arg(long)]
     tls_self_signed: bool,
+    /// What creates containers: the OCI runtime, or this program itself, which takes less time;
+    /// sway needs cgroup v1 or hybrid
+    #[arg(long, value_name = "WHAT", default_value = "runc")]
+    sandbox: SandboxKind,
     /// The OCI runtime
     #[arg(long, value_name = "PATH", default_value = "runc")]
     runc: PathBuf,
@@ -349,6 +365,11 @@ pub fn load(arguments: Arguments) -> anyhow::Result<Process> {
     config.allow_root = arguments.allow_root;
     config.id_mapping = arguments.id_mapping;
     config.once = arguments.once;
+    config.sandbox = match arguments.sandbox {
+        SandboxKind::Runc => Sandbox::Runc,
+        // Also where its file has been replaced meanwhile.
+        SandboxKind::Sway => Sandbox::Sway { program: PathBuf::from("/proc/self/exe") },
+    };
     config.runc = arguments.runc;
     config.init = arguments.init.or(config.init);
     Ok(Process {

@@ -51,6 +51,7 @@ impl Containers {
             RunnerConfig {
                 dir: data.join("jobs"),
                 worker_id: worker_id(&data),
+                sandbox: config.sandbox.clone(),
                 runc: config.runc.clone(),
                 runc_root: data.join("runc"),
                 allow_container_root: config.allow_root,

@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
+    sway_worker::job::sandbox::enter_if_asked();
     let ended = load(Arguments::parse()).and_then(|process| {
         init_logging(process.log_filter.as_deref(), process.log_format);
         serve(process)

@@ -1,4 +1,5 @@
-//! From a job and an image to an OCI bundle: what runc is told, and what lies above the image.
+//! From a job and an image to an OCI bundle: what creates its container is told, and what lies above
+//! the image.
 //!
 //! Pure, and the place where isolation is decided; each line's reason is in `docs/security.md`,
 //! with the test that tries to break it.

@@ -1,7 +1,8 @@
 //! A run's control group: who is in it, what it used, and its end. cgroup v1, v2 and hybrid.
 //!
-//! runc makes the groups, hands controllers down to them (`cgroup.subtree_control`) and sets the
-//! limits; this reads and clears them. On v1 a run has a directory of the same path in every
+//! runc makes the groups of its containers, hands controllers down to them
+//! (`cgroup.subtree_control`) and sets the limits; for our own sandboxes this does, on v1 and hybrid.
+//! It reads and clears all of them. On v1 a run has a directory of the same path in every
 //! hierarchy, on v2 one. Nothing but runs' groups has processes below `/sway`, as v2 wants it.
 
 use std::io;
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitOptions};
+use serde::Deserialize;
 
 use super::bundle::CPU_PERIOD_US;
 
@@ -137,6 +139,60 @@ fn own_group(own: &str, mounts: &str) -> Option<PathBuf> {
     Some(root.join(path))
 }
 
+/// `linux.resources` of a bundle's configuration.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Resources {
+    devices: Vec<DeviceRule>,
+    memory: MemoryLimit,
+    cpu: CpuQuota,
+    pids: TaskLimit,
+}
+
+/// Access to devices, beside [`DEVICES`].
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeviceRule {
+    allow: bool,
+    access: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MemoryLimit {
+    limit: u64,
+    /// Memory and swap together.
+    swap: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CpuQuota {
+    quota: u64,
+    period: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TaskLimit {
+    limit: u32,
+}
+
+/// What every container may use, as an OCI runtime grants it: nodes may be made, which takes a
+/// capability; null, zero, full, random, urandom, tty, ptmx and pseudo-terminals may be used.
+const DEVICES: [&str; 10] = [
+    "b *:* m",
+    "c *:* m",
+    "c 1:3 rwm",
+    "c 1:5 rwm",
+    "c 1:7 rwm",
+    "c 1:8 rwm",
+    "c 1:9 rwm",
+    "c 5:0 rwm",
+    "c 5:2 rwm",
+    "c 136:* rwm",
+];
+
 /// One run's group.
 #[derive(Clone, Debug)]
 pub(crate) struct Cgroup {
@@ -146,6 +202,72 @@ pub(crate) struct Cgroup {
 }
 
 impl Cgroup {
+    /// Makes the group, in every hierarchy, with these limits. For v1 and hybrid: v2 alone has no
+    /// list of devices to write to. Blocks.
+    pub(crate) fn make(&self, resources: &Resources) -> io::Result<()> {
+        if self.unified {
+            return Err(io::Error::other(
+                "cgroup v2 alone is for `--sandbox runc`: it limits devices by a program",
+            ));
+        }
+        let is_closed = |rule: &DeviceRule| !rule.allow && rule.access == "rwm";
+        if resources.devices.is_empty() || !resources.devices.iter().all(is_closed) {
+            return Err(io::Error::other("a bundle that grants devices is for `--sandbox runc`"));
+        }
+        for directory in &self.directories {
+            match fs_err::create_dir(directory) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    fs_err::create_dir_all(directory)?;
+                }
+                result => result?,
+            }
+        }
+        let Resources { memory, cpu, pids, .. } = resources;
+        self.inherit_cpus()?;
+        self.set("devices.deny", "a")?;
+        for rule in DEVICES {
+            self.set("devices.allow", rule)?;
+        }
+        self.set("memory.limit_in_bytes", &memory.limit.to_string())?;
+        if let Some(both) = memory.swap {
+            self.set("memory.memsw.limit_in_bytes", &both.to_string())?;
+        }
+        self.set("cpu.cfs_period_us", &cpu.period.to_string())?;
+        self.set("cpu.cfs_quota_us", &cpu.quota.to_string())?;
+        self.set("pids.max", &pids.limit.to_string())
+    }
+
+    /// Gives a new group of v1, and those above it, the CPUs and memory nodes of the one above: it
+    /// has none, and takes no process so.
+    fn inherit_cpus(&self) -> io::Result<()> {
+        let is_cpuset = |directory: &&PathBuf| directory.join("cpuset.cpus").exists();
+        let Some(directory) = self.directories.iter().find(is_cpuset) else { return Ok(()) };
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            inherit(directory, file)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a file of the hierarchy that has it.
+    fn set(&self, file: &str, value: &str) -> io::Result<()> {
+        let all = self.directories.iter().map(|directory| directory.join(file));
+        let found = all.into_iter().find(|path| path.exists()).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("this machine's cgroups have no {file}"),
+            )
+        })?;
+        fs_err::write(found, value)
+    }
+
+    /// Puts a process into the group, in every hierarchy. Blocks.
+    pub(crate) fn admit(&self, pid: Pid) -> io::Result<()> {
+        let pid = pid.as_raw_nonzero().to_string();
+        self.directories
+            .iter()
+            .try_for_each(|directory| fs_err::write(directory.join("cgroup.procs"), &pid))
+    }
+
     fn read(&self, file: &str) -> Option<String> {
         fs_err::read_to_string(self.directories.first()?.join(file)).ok()
     }
@@ -304,6 +426,16 @@ fn below(directory: &Path) -> Vec<PathBuf> {
         all.extend(entries.map(|entry| entry.path()).filter(|path| path.is_dir()));
     }
     all
+}
+
+/// Fills an empty file of a group with what the one above has, above first.
+fn inherit(directory: &Path, file: &str) -> io::Result<String> {
+    let text = fs_err::read_to_string(directory.join(file))?;
+    let parent = directory.parent().filter(|parent| parent.join(file).exists());
+    let Some(parent) = parent.filter(|_| text.trim().is_empty()) else { return Ok(text) };
+    let text = inherit(parent, file)?;
+    fs_err::write(directory.join(file), &text)?;
+    Ok(text)
 }
 
 /// The value of `name` in lines of `name value`.

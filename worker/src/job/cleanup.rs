@@ -7,20 +7,13 @@ use std::io;
 use std::path::Path;
 
 use super::cgroup::Cgroup;
-use super::runc::Runc;
 use super::stage::{Stage, unmount};
 
-/// Removes everything of the run whose container is `id`, when its processes are gone. Tries each
-/// step, whatever the others did, and returns what went wrong.
-pub(crate) async fn remove_run(
-    runc: &Runc,
-    id: &str,
-    cgroup: &Cgroup,
-    stage: &Stage,
-) -> Vec<String> {
+/// Removes everything of a run, when its processes are gone: `state` is what runc keeps of it. Tries
+/// each step, whatever the others did, and returns what went wrong.
+pub(crate) async fn remove_run(state: &Path, cgroup: &Cgroup, stage: &Stage) -> Vec<String> {
     let mut failures = Vec::new();
-    let (cgroup, stage) = (cgroup.clone(), stage.clone());
-    let state = runc.root.join(id);
+    let (state, cgroup, stage) = (state.to_owned(), cgroup.clone(), stage.clone());
     let rest = tokio::task::spawn_blocking(move || {
         let results = [cgroup.remove(), remove_directory(&state), stage.remove()];
         results.into_iter().filter_map(|result| Some(result.err()?.to_string())).collect()

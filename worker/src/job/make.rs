@@ -14,12 +14,13 @@ use tokio_util::sync::CancellationToken;
 use super::bundle::{self, Host, Request};
 use super::cgroup::{Cgroup, Hierarchies};
 use super::cleanup;
+use super::container::Container;
+use super::creator::Creator;
 use super::data::{self, MountedDataset};
 use super::ids::{self, IdRange, IdRanges};
 use super::network;
 use super::overlay::Overlay;
 use super::program::Process;
-use super::runc::{Container, Runc};
 use super::stage::Stage;
 use super::supervise::Pipes;
 use super::user::{self, AccountFiles, User};
@@ -40,7 +41,7 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 #[derive(Debug)]
 pub(crate) struct Maker {
     pub(crate) config: RunnerConfig,
-    pub(crate) runc: Runc,
+    pub(crate) creator: Creator,
     pub(crate) accounts: Arc<Accounts>,
     pub(crate) hierarchies: Hierarchies,
     pub(crate) ids: Arc<IdRanges>,
@@ -109,7 +110,7 @@ impl Maker {
         hierarchies: Hierarchies,
     ) -> Self {
         Self {
-            runc: Runc::new(config.runc.clone(), config.runc_root.clone()),
+            creator: Creator::new(&config, &hierarchies),
             ids: IdRanges::new(&config.worker_id),
             config,
             accounts,
@@ -215,10 +216,8 @@ impl Maker {
         let begun = Instant::now();
         let (stdio, pipes) =
             Pipes::open(has_stdin, host_uid).map_err(step("make the container's pipes"))?;
-        let container = cancel
-            .run_until_cancelled(self.runc.create(&run.container, &run.stage.home, stdio))
-            .await
-            .ok_or_else(cancelled)??;
+        let creating = self.creator.create(&run.container, &run.stage.home, stdio, cancel);
+        let container = creating.await.ok_or_else(cancelled)??;
         let egress = match network {
             Network::None => None,
             Network::Isolated => {
@@ -265,11 +264,11 @@ impl Maker {
     /// Has what is left of the run removed, while its end is told.
     pub(crate) async fn remove(&self, run: &Run) {
         let place = Arc::clone(&self.removing).acquire_owned().await;
-        let runc = self.runc.clone();
+        let state = self.config.runc_root.join(&run.container);
         let Run { container, stage, cgroup, .. } = run;
         let (container, stage, cgroup) = (container.clone(), stage.clone(), cgroup.clone());
         self.tasks.spawn("remove run", async move {
-            for failure in cleanup::remove_run(&runc, &container, &cgroup, &stage).await {
+            for failure in cleanup::remove_run(&state, &cgroup, &stage).await {
                 tracing::error!(run.name = container, error = failure, "a run is not cleaned up");
             }
             drop(place);

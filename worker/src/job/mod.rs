@@ -2,7 +2,8 @@
 //!
 //! `bundle` decides what runc is told (with `user`, `program`, `skeleton`, `seccomp`, `ids`; all
 //! pure); `make` carries it out: `stage` mounts the rootfs, on an `overlay` that an earlier job
-//! left where there is one, `runc` creates the container. [`Runner`] has it started, `supervise`
+//! left where there is one, `creator` has the container created, by the `runc` command or by
+//! [`sandbox`]. [`Runner`] has it started, `supervise`
 //! watches it and moves its bytes, `cleanup` removes what was made. The `pool` has containers made
 //! before their jobs come. Who runs when is the queue's business.
 
@@ -23,7 +24,10 @@ mod overlay;
 mod stage;
 mod cgroup;
 mod network;
+mod container;
 mod runc;
+pub mod sandbox;
+mod creator;
 mod supervise;
 mod usage;
 mod cleanup;
@@ -48,14 +52,16 @@ use tokio_util::sync::CancellationToken;
 
 use self::archive::Packed;
 use self::cgroup::Hierarchies;
+use self::container::Ended;
+use self::creator::CreateError;
 use self::make::{Created, Maker, Plan, Progress, hostname};
 use self::output::OutputLog;
 use self::pool::{Pool, Taken};
-use self::runc::{Ended, RuncError};
 use self::supervise::{Start, Watch};
 use crate::account::{Accounts, CacheFigures, RunAccount};
 use crate::id_map::IdMaps;
 
+pub use self::creator::Sandbox;
 pub use self::data::MountedDataset;
 pub use self::init::find_init;
 pub use self::overlay::Overlays;
@@ -94,7 +100,9 @@ pub struct RunnerConfig {
     /// Names this worker's cgroups and mount points: unique on the machine, the same after a
     /// restart. Letters, digits and `-`.
     pub worker_id: String,
-    /// The program.
+    /// What creates containers.
+    pub sandbox: Sandbox,
+    /// The `runc` program.
     pub runc: PathBuf,
     /// Where runc keeps its state; the runner owns all that is in it.
     pub runc_root: PathBuf,
@@ -214,9 +222,9 @@ pub(crate) enum RunError {
         /// Why.
         source: io::Error,
     },
-    /// runc could not.
+    /// The container could not be created or started.
     #[error(transparent)]
-    Runc(#[from] RuncError),
+    Create(#[from] CreateError),
     /// The way out could not be made.
     #[error(transparent)]
     Network(#[from] network::NetworkError),
@@ -231,7 +239,9 @@ impl RunError {
             Self::NotFound(_) => (Cause::Exited, Some(127)),
             Self::NotExecutable(_) => (Cause::Exited, Some(126)),
             Self::Cancelled | Self::Unwanted => (Cause::Cancelled, None),
-            Self::Stage { .. } | Self::Runc(_) | Self::Network(_) => (Cause::Infrastructure, None),
+            Self::Stage { .. } | Self::Create(_) | Self::Network(_) => {
+                (Cause::Infrastructure, None)
+            }
         }
     }
 }
@@ -270,6 +280,10 @@ impl Runner {
     pub fn new(config: RunnerConfig, accounts: Arc<Accounts>) -> Result<Self, RunnerError> {
         let step = |what| move |source| RunnerError { what, source };
         let hierarchies = Hierarchies::detect().map_err(step("read this machine's cgroups"))?;
+        if hierarchies.unified && config.sandbox != Sandbox::Runc {
+            let source = io::Error::other("this machine has cgroup v2 alone: use --sandbox runc");
+            return Err(RunnerError { what: "create containers without runc", source });
+        }
         for directory in [&config.dir, &config.runc_root] {
             crate::private_dir(directory).map_err(step("make the runner's directories"))?;
         }
@@ -422,7 +436,7 @@ impl Runner {
             (Ok(_), Some(_)) if cancel.is_cancelled() => Err(RunError::Cancelled),
             (Ok(Created { container, pipes, egress }), Some(go)) => {
                 let watch = Watch {
-                    runc: &self.maker.runc,
+                    creator: &self.maker.creator,
                     run: &run,
                     container: &container,
                     limits: &limits,

@@ -1,8 +1,7 @@
 //! The `runc` command: containers are created, started and deleted through it and nothing else.
 //!
 //! A container's first process becomes the worker's own child when `runc create` exits, because
-//! the worker is a child subreaper. So the worker waits for it through a pidfd and learns exactly
-//! how it ended; no runc process stays while a job runs.
+//! the worker is a child subreaper; no runc process stays while a job runs.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -12,13 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, SealFlags};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+use rustix::process::{Pid, PidfdFlags};
 use tokio::io::AsyncReadExt as _;
-use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 use tokio::process::Command;
 
-use super::kernel;
+use super::container::{Container, ContainerStdio};
 
 /// What one runc command may take; 20 ms is usual, a machine out of memory needs more.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(30);
@@ -71,14 +69,6 @@ pub(crate) struct Runc {
     pub(crate) root: PathBuf,
 }
 
-/// The three ends that a container's process gets.
-#[derive(Debug)]
-pub(crate) struct ContainerStdio {
-    pub(crate) stdin: Stdio,
-    pub(crate) stdout: OwnedFd,
-    pub(crate) stderr: OwnedFd,
-}
-
 impl Runc {
     /// The runc at `program`, a path or a name, with its state in `root`. It is copied into
     /// memory: no start of a job waits for a disk, and runc, which protects itself from containers
@@ -109,9 +99,10 @@ impl Runc {
         let mut command = self.command();
         command.arg("--log").arg(&log).args(["--log-format", "json", "create", "--bundle"]);
         command.arg(bundle).arg("--pid-file").arg(&pid_file).arg(id);
-        command.stdin(stdio.stdin).stdout(stdio.stdout).stderr(stdio.stderr);
+        command.stdin(stdio.stdin.map_or_else(Stdio::null, Stdio::from));
+        command.stdout(stdio.stdout).stderr(stdio.stderr);
         self.run(command, "create", Some(&log)).await?;
-        Container::watch(&pid_file).map_err(RuncError::Watch)
+        watch(&pid_file).map_err(RuncError::Watch)
     }
 
     /// Starts the program of a created container.
@@ -208,82 +199,12 @@ fn last_error(log: &Path) -> Option<String> {
     })
 }
 
-/// How a container's process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ended {
-    Exited(i32),
-    Signalled(i32),
-}
-
-impl Ended {
-    /// As shells have it: 128 + signal.
-    pub(crate) fn exit_code(self) -> i32 {
-        match self {
-            Self::Exited(code) => code,
-            Self::Signalled(signal) => 128 + signal,
-        }
-    }
-}
-
-/// A container's first process, a child of ours.
-#[derive(Debug)]
-pub(crate) struct Container {
-    pid: Pid,
-    pidfd: AsyncFd<OwnedFd>,
-}
-
-impl Container {
-    fn watch(pid_file: &Path) -> io::Result<Self> {
-        let text = fs_err::read_to_string(pid_file)?;
-        let pid = text.trim().parse().ok().and_then(Pid::from_raw);
-        let pid = pid.ok_or_else(|| io::Error::other(format!("not a pid: {text:?}")))?;
-        // A child's pid is not used again before it is waited for, so this is the one.
-        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
-        let pidfd = kernel::readiness(pidfd)?;
-        Ok(Self { pid, pidfd })
-    }
-
-    /// Its process id on the host.
-    pub(crate) fn pid(&self) -> u32 {
-        self.pid.as_raw_nonzero().get().unsigned_abs()
-    }
-
-    /// Kills it, and with it everything in its pid namespace.
-    pub(crate) fn kill(&self) {
-        if let Err(error) = rustix::process::pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL)
-            && error != rustix::io::Errno::SRCH
-        {
-            tracing::error!(pid = self.pid(), error = %error, "a container can't be killed");
-        }
-    }
-
-    /// Whether it has ended; it is still to be waited for.
-    pub(crate) fn has_ended(&self) -> bool {
-        use std::os::fd::AsFd as _;
-        let id = WaitId::PidFd(self.pidfd.get_ref().as_fd());
-        let flags = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        !matches!(rustix::process::waitid(id, flags), Ok(None))
-    }
-
-    /// Waits for its end. May be called again where it was dropped before it was ready.
-    pub(crate) async fn wait(&self) -> io::Result<Ended> {
-        use std::os::fd::AsFd as _;
-        loop {
-            let mut ready = self.pidfd.readable().await?;
-            let id = WaitId::PidFd(self.pidfd.get_ref().as_fd());
-            let flags = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-            match rustix::process::waitid(id, flags) {
-                Ok(Some(status)) => {
-                    return match (status.exit_status(), status.terminating_signal()) {
-                        (Some(code), _) => Ok(Ended::Exited(code)),
-                        (None, Some(signal)) => Ok(Ended::Signalled(signal)),
-                        (None, None) => Err(io::Error::other("neither exited nor killed")),
-                    };
-                }
-                Ok(None) => ready.clear_ready(),
-                Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
+/// The container whose first process has its id in this file.
+fn watch(pid_file: &Path) -> io::Result<Container> {
+    let text = fs_err::read_to_string(pid_file)?;
+    let pid = text.trim().parse().ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| io::Error::other(format!("not a pid: {text:?}")))?;
+    // A child's pid is not used again before it is waited for, so this is the one.
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
+    Container::new(pid, pidfd)
 }

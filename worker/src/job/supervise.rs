@@ -3,7 +3,6 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::process::Stdio;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -19,10 +18,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Report;
+use super::container::{Container, ContainerStdio, Ended};
+use super::creator::{CreateError, Creator};
 use super::handler::ANSWER_LEN_MAX;
 use super::make::Run;
 use super::output::{Appended, FRAME_LEN_MAX, OutputLog};
-use super::runc::{Container, ContainerStdio, Ended, Runc, RuncError};
 use super::usage::Meter;
 use crate::job::bundle::RUNC_TASKS;
 
@@ -58,9 +58,9 @@ impl Pipes {
         let (stderr, container_stderr) = pair()?;
         let (container_stdin, stdin) = if has_stdin {
             let (container_stdin, stdin) = pair()?;
-            (Stdio::from(container_stdin), Some(pipe::Sender::from_owned_fd(stdin)?))
+            (Some(container_stdin), Some(pipe::Sender::from_owned_fd(stdin)?))
         } else {
-            (Stdio::null(), None)
+            (None, None)
         };
         let stdio = ContainerStdio {
             stdin: container_stdin,
@@ -84,7 +84,7 @@ pub(crate) enum Start {
 
 /// What is watched, and by which rules.
 pub(crate) struct Watch<'a> {
-    pub(crate) runc: &'a Runc,
+    pub(crate) creator: &'a Creator,
     pub(crate) run: &'a Run,
     pub(crate) container: &'a Container,
     pub(crate) limits: &'a Limits,
@@ -126,7 +126,10 @@ impl Watch<'_> {
         let (has_begun, begins) = oneshot::channel();
         let starting = async {
             match &start {
-                Start::Program => self.runc.start(&self.run.container, &self.run.stage.home).await,
+                Start::Program => {
+                    let Run { container, stage, .. } = self.run;
+                    self.creator.start(self.container, container, &stage.home).await
+                }
                 // Where it is never told, the container has ended.
                 Start::Message(_) => match begins.await {
                     Ok(()) => Ok(()),
@@ -175,7 +178,7 @@ impl Watch<'_> {
         &self,
         begun: Instant,
         mut meter: Meter<'_>,
-        starting: impl Future<Output = Result<(), RuncError>>,
+        starting: impl Future<Output = Result<(), CreateError>>,
         started: oneshot::Sender<()>,
         too_much: &CancellationToken,
         report: &mut Report,
@@ -235,7 +238,7 @@ impl Watch<'_> {
         report.duration = begun.elapsed();
         report.used = meter.end();
         if let Some(started) = started {
-            // It ended before `runc start` did.
+            // It ended before it was known to have started.
             let _ = started.send(());
         }
         (killed.map(|(cause, _)| cause), ended)

@@ -24,7 +24,7 @@ use sway_worker::id_map::IdMaps;
 use sway_worker::job::output::OutputLog;
 use sway_worker::job::{
     Go, Lower, MountedDataset, Overlays, PoolBounds, PoolUse, Rootfs, RunOutcome, RunRequest,
-    Runner, RunnerConfig,
+    Runner, RunnerConfig, Sandbox,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -147,6 +147,21 @@ pub(crate) fn image() -> Arc<PlainRootfs> {
     PlainRootfs::of(base(), Arc::clone(&IMAGE.manifest))
 }
 
+/// What creates containers without runc.
+pub(crate) fn sway() -> Sandbox {
+    Sandbox::Sway { program: env!("CARGO_BIN_EXE_sway-worker").into() }
+}
+
+/// What creates the containers of tests: `SWAY_TEST_SANDBOX`, runc or sway.
+fn sandbox() -> Sandbox {
+    #[expect(clippy::disallowed_methods, reason = "the test's own setting")]
+    match std::env::var("SWAY_TEST_SANDBOX").as_deref() {
+        Err(_) | Ok("" | "runc") => Sandbox::Runc,
+        Ok("sway") => sway(),
+        Ok(other) => panic!("SWAY_TEST_SANDBOX={other}"),
+    }
+}
+
 /// A runner with a data directory of its own.
 pub(crate) struct Bench {
     pub(crate) data: tempfile::TempDir,
@@ -210,17 +225,22 @@ impl Bench {
     }
 
     pub(crate) fn with_accounts(accounts: Arc<Accounts>) -> Self {
-        let data = tempfile::tempdir().unwrap();
-        let worker_id = format!("test-{}", uuid::Uuid::new_v4().simple());
-        let runner = runner(data.path(), &worker_id, accounts, None);
-        Self { data, runner, worker_id }
+        Self::with(accounts, None, sandbox())
     }
 
     /// With so many containers that may wait. To be drained.
     pub(crate) fn with_pool(bounds: PoolBounds) -> Self {
+        Self::with(Arc::default(), Some(bounds), sandbox())
+    }
+
+    pub(crate) fn with_sandbox(sandbox: Sandbox) -> Self {
+        Self::with(Arc::default(), None, sandbox)
+    }
+
+    fn with(accounts: Arc<Accounts>, pool: Option<PoolBounds>, sandbox: Sandbox) -> Self {
         let data = tempfile::tempdir().unwrap();
         let worker_id = format!("test-{}", uuid::Uuid::new_v4().simple());
-        let runner = runner(data.path(), &worker_id, Arc::default(), Some(bounds));
+        let runner = runner(data.path(), &worker_id, accounts, pool, sandbox);
         Self { data, runner, worker_id }
     }
 
@@ -311,10 +331,12 @@ fn runner(
     worker_id: &str,
     accounts: Arc<Accounts>,
     pool: Option<PoolBounds>,
+    sandbox: Sandbox,
 ) -> Runner {
     let config = RunnerConfig {
         dir: data.join("jobs"),
         worker_id: worker_id.to_owned(),
+        sandbox,
         runc: "runc".into(),
         runc_root: data.join("runc"),
         allow_container_root: false,
@@ -505,6 +527,7 @@ async fn a_container_that_can_not_be_made_leaves_nothing() {
     let config = RunnerConfig {
         dir: data.path().join("jobs"),
         worker_id: format!("test-{}", uuid::Uuid::new_v4().simple()),
+        sandbox: Sandbox::Runc,
         runc: "/bin/false".into(),
         runc_root: data.path().join("runc"),
         allow_container_root: false,
@@ -534,7 +557,7 @@ async fn what_a_killed_worker_left_is_removed_at_the_next_start() {
         }
     }
     assert!(bench.leftovers().len() > 3, "{:?}", bench.leftovers());
-    let next = runner(bench.data.path(), &bench.worker_id, Arc::default(), None);
+    let next = runner(bench.data.path(), &bench.worker_id, Arc::default(), None, sandbox());
     next.recover().await.unwrap();
     assert_eq!(bench.leftovers(), [""; 0]);
     let order = Order { run_id: 2, ..Order::shell("echo well") };

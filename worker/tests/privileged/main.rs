@@ -16,6 +16,7 @@ mod mount;
 mod mount_fixture;
 mod mount_random;
 mod predict;
+mod sandbox;
 mod start;
 mod start_fixture;
 mod start_worker;

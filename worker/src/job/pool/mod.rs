@@ -325,7 +325,8 @@ impl Pool {
         let made = match creating.await {
             Ok(mut created) => {
                 let starting = async {
-                    self.maker.runc.start(&run.container, &run.stage.home).await?;
+                    let Created { container, .. } = &created;
+                    self.maker.creator.start(container, &run.container, &run.stage.home).await?;
                     line(&mut created).await.map_err(step("start an interpreter ahead"))
                 };
                 match timeout(START_DEADLINE, starting).await {
