@@ -102,7 +102,8 @@ const SECTIONS: [Section; 11] = [
         title: "Small requests",
         text: "`print(\"hi\")` in W1's image by `POST /run`, again and again, by 1, 2 and 8 clients \
                that keep their connections: 5 s each, 20 s for 8. A worker as it comes (as many jobs \
-               at once as the machine has cores), with its pool and with `--pool off`. FastAPI \
+               at once as the machine has cores), with its pool and with `--pool off`, with containers \
+               created by runc and by Sway itself (`--sandbox sway`: \"own sandbox\"). FastAPI \
                answers by a plain process each, without any isolation. `runc run` are loops of \
                `runc run python3 -c`, as many as clients and for 8 also 4, without seccomp, user \
                namespace and record. *to runc* is the rate against the better of those loops.",

@@ -1,5 +1,5 @@
-//! `print("hi")` over HTTP, again and again: with containers that wait and without, beside a
-//! server that starts a plain process, and beside `runc run` alone.
+//! `print("hi")` over HTTP, again and again: with containers that wait and without, created by runc
+//! and by Sway, beside a server that starts a plain process, and beside `runc run` alone.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -31,11 +31,16 @@ pub(crate) fn measure(bench: &mut Bench, origin: &Origin) -> Result<()> {
     // For whoever asks over HTTP.
     let shared = format!("library/{name}");
     installation.export(&workload.image, &shared, origin.address, &["--no-trace"])?;
-    let worker = |data: &str, pool: &str| {
-        let more = ["--default-image", name.as_str(), "--pool", pool];
+    let worker = |data: &str, pool: &str, sandbox: &str| {
+        let more = ["--default-image", name.as_str(), "--pool", pool, "--sandbox", sandbox];
         installation.worker_with(&bench.scratch.join(data), origin.address, &more)
     };
-    let (on, off) = (worker("pool-on", "8")?, worker("pool-off", "off")?);
+    let workers = [
+        ("Sway, pool on", worker("pool-on", "8", "runc")?),
+        ("Sway, pool on, own sandbox", worker("pool-on-own", "8", "sway")?),
+        ("Sway, pool off", worker("pool-off", "off", "runc")?),
+        ("Sway, pool off, own sandbox", worker("pool-off-own", "off", "sway")?),
+    ];
     let plain = FastApi::start(&bench.kept.with_file_name("fastapi"), &bench.scratch)?;
     let native = Native::of_code(&bench.scratch, &workload.image.rootfs, &workload.program, CODE)?;
     let token = bench.installation.token.clone();
@@ -44,7 +49,7 @@ pub(crate) fn measure(bench: &mut Bench, origin: &Origin) -> Result<()> {
         for (clients, seconds) in LOADS {
             let time = Duration::from_secs(if bench.quick { 5 } else { seconds });
             let cell = |arm: &str| Cell::new("pool", &format!("{clients} at a time"), "-", arm);
-            for (arm, worker) in [("Sway, pool on", &on), ("Sway, pool off", &off)] {
+            for (arm, worker) in &workers {
                 pause(SETTLE);
                 bench.record(round, &cell(arm), |_| sway(worker, &token, clients, time));
             }
