@@ -23,6 +23,8 @@ pub struct JobQuery {
     pub username: Option<UserName>,
     /// That this owner decides on.
     pub owner: Option<UserName>,
+    /// In the owners' queues of this name.
+    pub queue: Option<String>,
     /// In this state.
     pub state: Option<JobState>,
     /// Older than this position: `next_before` of the page before.
@@ -71,6 +73,7 @@ impl Submissions<'_> {
                 ("submitted", Some("true".to_owned())),
                 ("username", query.username.as_ref().map(ToString::to_string)),
                 ("owner", query.owner.as_ref().map(ToString::to_string)),
+                ("queue", query.queue.clone()),
                 ("state", query.state.map(|state| state.as_str().to_owned())),
                 ("before", query.before.map(|before| before.to_string())),
                 ("limit", query.limit.map(|limit| limit.to_string())),

@@ -27,6 +27,9 @@ pub(crate) struct JobsArgs {
     /// Only jobs in this state
     #[arg(long, value_parser = parse_state)]
     state: Option<JobState>,
+    /// Only jobs in the queue of this name
+    #[arg(long, value_name = "NAME")]
+    queue: Option<String>,
     /// How many jobs to list
     #[arg(long, value_name = "N", default_value_t = 50,
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -42,6 +45,9 @@ Examples:
   sway pending               jobs that wait for your decision
   sway pending --json        for programs: an array, newest first; `id` is what approve takes")]
 pub(crate) struct PendingArgs {
+    /// Only jobs in the queue of this name
+    #[arg(long, value_name = "NAME")]
+    queue: Option<String>,
     /// Print JSON with all that is on record
     #[arg(long)]
     json: bool,
@@ -63,7 +69,7 @@ fn parse_state(text: &str) -> Result<JobState, String> {
 
 /// Lists jobs of either side.
 pub(crate) async fn jobs(args: JobsArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    let query = JobQuery { state: args.state, ..JobQuery::default() };
+    let query = JobQuery { state: args.state, queue: args.queue, ..JobQuery::default() };
     let jobs = newest(&context.worker()?, query, args.limit).await?;
     tell(&jobs, args.json, "There are no such jobs.", &context.output)?;
     Ok(ExitCode::Success)
@@ -74,8 +80,12 @@ pub(crate) async fn pending(args: PendingArgs, context: &Context) -> anyhow::Res
     let worker = context.worker()?;
     // The token decides who one is.
     let owner = worker.submissions().queue().await?.owner;
-    let query =
-        JobQuery { owner: Some(owner), state: Some(JobState::Pending), ..JobQuery::default() };
+    let query = JobQuery {
+        owner: Some(owner),
+        queue: args.queue,
+        state: Some(JobState::Pending),
+        ..JobQuery::default()
+    };
     let jobs = newest(&worker, query, 10_000).await?;
     tell(&jobs, args.json, "No job waits for your decision.", &context.output)?;
     Ok(ExitCode::Success)

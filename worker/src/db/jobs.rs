@@ -92,6 +92,8 @@ pub struct JobFilter {
     pub username: Option<UserName>,
     /// That this owner decides on.
     pub owner: Option<UserName>,
+    /// In the owners' queues of this name.
+    pub queue: Option<String>,
     /// Only jobs that somebody decides on.
     pub submitted: bool,
     /// Submitted before this position.
@@ -103,9 +105,19 @@ pub struct JobFilter {
 impl JobFilter {
     /// The newest 100 of these.
     pub fn all(scope: Scope) -> Self {
-        let (state, image, label, search, before) = Default::default();
-        let (username, owner, submitted) = Default::default();
-        Self { scope, state, image, label, search, username, owner, submitted, before, limit: 100 }
+        Self {
+            scope,
+            state: None,
+            image: None,
+            label: None,
+            search: None,
+            username: None,
+            owner: None,
+            queue: None,
+            submitted: false,
+            before: None,
+            limit: 100,
+        }
     }
 }
 
@@ -205,9 +217,10 @@ impl Db {
                  WHERE (:user IS NULL OR username = :user OR EXISTS (
                         SELECT 1 FROM submissions WHERE job_id = jobs.id AND owner = :user))
                    AND (:username IS NULL OR username = :username)
-                   AND ((:owner IS NULL AND NOT :submitted) OR EXISTS (
+                   AND ((:owner IS NULL AND :queue IS NULL AND NOT :submitted) OR EXISTS (
                         SELECT 1 FROM submissions
-                        WHERE job_id = jobs.id AND (:owner IS NULL OR owner = :owner)))
+                        WHERE job_id = jobs.id AND (:owner IS NULL OR owner = :owner)
+                          AND (:queue IS NULL OR queue = :queue)))
                    AND (:state IS NULL OR state = :state)
                    AND (:before IS NULL OR seq < :before)
                    AND (:image IS NULL OR image = :image)
@@ -223,6 +236,7 @@ impl Db {
                     ":user": filter.scope.user(),
                     ":username": filter.username.as_ref().map(AsRef::<str>::as_ref),
                     ":owner": filter.owner.as_ref().map(AsRef::<str>::as_ref),
+                    ":queue": filter.queue,
                     ":submitted": filter.submitted,
                     ":state": filter.state.map(JobState::as_str),
                     ":before": filter.before,

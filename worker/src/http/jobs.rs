@@ -114,6 +114,8 @@ pub(super) struct ListQuery {
     username: Option<UserName>,
     /// Submitted to this owner.
     owner: Option<UserName>,
+    /// In the owners' queues of this name.
+    queue: Option<String>,
     /// Only jobs that were submitted to an owner.
     #[serde(default)]
     submitted: bool,
@@ -144,6 +146,7 @@ pub(super) async fn list(
         search: query.q.filter(|search| !search.is_empty()),
         username: query.username,
         owner: query.owner,
+        queue: query.queue,
         submitted: query.submitted,
         before: query.before,
         limit: query.limit.unwrap_or(PAGE_LEN).clamp(1, PAGE_LEN_MAX),

@@ -61,6 +61,10 @@ async fn a_submitted_job_waits_for_its_owner_and_runs_when_approved() {
     };
     assert_eq!(alice.submissions().jobs(&pending).await.unwrap().jobs.len(), 1);
     assert_eq!(eve.submissions().jobs(&pending).await.unwrap().jobs.len(), 0);
+    for (queue, found) in [("code-queue", 1), ("other", 0)] {
+        let query = JobQuery { queue: Some(queue.to_owned()), ..pending.clone() };
+        assert_eq!(alice.submissions().jobs(&query).await.unwrap().jobs.len(), found);
+    }
     let review = alice.submissions().review(&job.id[..5]).await.unwrap();
     assert_eq!(review.spec.unwrap().program, spec(&["say", "4", "2"]).program);
 
