@@ -4,7 +4,8 @@ use serde_json::json;
 use sway_client::ClientError;
 use sway_client::submissions::{AuditQuery, JobQuery};
 use sway_core::api::submissions::{DecisionRequest, QueueSettings, Submission};
-use sway_core::job::{Cause, JobState, LimitsRequest};
+use sway_core::digest::Digest;
+use sway_core::job::{Cause, Dataset, DatasetKind, JobState, LimitsRequest};
 
 use crate::support::{Worker, database, events, job_when, spec, stdout};
 
@@ -278,6 +279,28 @@ async fn an_owner_grants_turns_limits_and_images() {
     let more = QueueSettings { max_concurrent_jobs: 2, ..settings };
     alice.submissions().set_queue(&more).await.unwrap();
     job_when(&bob, &ids[1], |job| job.state == JobState::Running).await;
+}
+
+#[tokio::test]
+async fn a_submitted_job_names_datasets_of_its_owner_and_of_nobody_else() {
+    let worker = Worker::start().await;
+    let [alice, bob] = ["alice", "bob"].map(|user| worker.client(user));
+    let asking = |dataset: &str| {
+        let mut submission = submission(&["say", "x"]);
+        let (kind, dataset) = (DatasetKind::Folder, dataset.parse().unwrap());
+        submission.job.datasets = vec![Dataset { name: None, kind, dataset }];
+        submission
+    };
+    let job = bob.submissions().submit(&asking("alice/weather")).await.unwrap();
+    assert_eq!(job.datasets[0].manifest, Digest::of(b"weather"), "what it led to then");
+    for other in ["carol/census", "weather"] {
+        let refusal = bob.submissions().submit(&asking(other)).await.unwrap_err();
+        assert_eq!(code(refusal), "dataset_not_found", "{other}");
+    }
+    let settings = QueueSettings { datasets: Some(vec![]), ..QueueSettings::default() };
+    alice.submissions().set_queue(&settings).await.unwrap();
+    let refusal = bob.submissions().submit(&asking("alice/weather")).await.unwrap_err();
+    assert_eq!(code(refusal), "not_granted");
 }
 
 #[tokio::test]

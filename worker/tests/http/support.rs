@@ -205,6 +205,8 @@ async fn fileserver(shutdown: CancellationToken) -> SocketAddr {
         ("images/library/node:latest", "node"),
         ("images/ada/own:1", "own"),
         ("images/bob/secret:latest", "secret"),
+        ("data/alice/weather", "weather"),
+        ("data/carol/census", "census"),
     ] {
         let digest = Digest::of(content.as_bytes());
         client.blobs().put(content.as_bytes()).await.unwrap();
