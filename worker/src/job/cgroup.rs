@@ -397,12 +397,14 @@ impl Cgroup {
 
     /// Removes the empty group. One that is not there is fine.
     pub(crate) fn remove(&self) -> io::Result<()> {
+        let remove = |group: &Path| match fs_err::remove_dir(group) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
         for directory in &self.directories {
-            for group in below(directory).iter().rev() {
-                match fs_err::remove_dir(group) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
+            // Few have groups of their own below: to look for them takes more than to fail.
+            if remove(directory).is_err() {
+                below(directory).iter().rev().try_for_each(|group| remove(group))?;
             }
         }
         Ok(())
@@ -423,7 +425,9 @@ fn below(directory: &Path) -> Vec<PathBuf> {
     while let Some(directory) = all.get(at).cloned() {
         at += 1;
         let entries = fs_err::read_dir(directory).into_iter().flatten().flatten();
-        all.extend(entries.map(|entry| entry.path()).filter(|path| path.is_dir()));
+        // What the directory says of them: a group has dozens of files.
+        let groups = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        all.extend(groups.map(|entry| entry.path()));
     }
     all
 }
