@@ -1,6 +1,7 @@
 # The Python client: its lints, its installation with pip, and its tests against a real worker, on each
 # Python of this machine that it is for. The oldest and the newest run all tests, the others those
-# that need no worker.
+# that need no worker. One more environment has Jupyter: there the notebooks are executed, and the
+# buttons pressed.
 
 check_python() {
     local versions
@@ -10,7 +11,10 @@ check_python() {
     versions=$(cut -d' ' -f1 "$work/pythons" | xargs)
     check "it installs with pip, on Python ${versions:-?}" install_clients || return
     check "it is formatted, and ruff and mypy --strict find nothing" lint_client
+    check "an image that everybody can run is exported" \
+        sway export "$root/testapps/numpy" --name library/queue --no-trace "${base_arguments[@]}" || return
     check "its tests pass, on the oldest and the newest with a real worker" test_clients
+    check "its notebooks run from end to end, and their buttons decide" test_notebooks
 }
 
 # Version and path of each Python from 3.9 on that has pip, the oldest first.
@@ -43,6 +47,9 @@ install_clients() {
     done <"$work/pythons"
     "$newest" -m venv --without-pip "$work/linters"
     install_into "$newest" "$work/linters" "$(echo "$work"/wheel/sway-*.whl)[lint]" &
+    pids+=($!)
+    "$newest" -m venv --without-pip "$work/jupyter"
+    install_into "$newest" "$work/jupyter" "$(echo "$work"/wheel/sway-*.whl)[jupyter,notebooks]" &
     pids+=($!)
     wait_for "${pids[@]}"
 }
@@ -79,6 +86,17 @@ client_tests() { # VERSION [ARGUMENTS...]
         --basetemp "$work/tests-$version" "$@" >"$work/log/client-$version" 2>&1
     # A test that is left out for want of a worker would be none.
     expect_equal "skipped for want of a worker" 0 "$(grep -c 'integration_test.sh python' "$work/log/client-$version" || true)"
+}
+
+test_notebooks() {
+    local status=0
+    cd "$work/client"
+    PYTHONPATH=$work/pytest "$work/jupyter/bin/python" -m pytest -p no:cacheprovider -r s \
+        --basetemp "$work/tests-jupyter" tests/test_notebooks.py tests/test_display.py tests/test_queue.py \
+        >"$work/log/client-jupyter" 2>&1 || status=$?
+    tail -n 20 "$work/log/client-jupyter"
+    expect_equal "skipped" 0 "$(grep -c ^SKIPPED "$work/log/client-jupyter" || true)"
+    return $status
 }
 
 wait_for() { # PID...: all of them, also if one fails

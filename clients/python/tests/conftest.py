@@ -1,7 +1,8 @@
 """A real worker for the tests that need one, and connections that break on the way to it.
 
 The integration test gives what they need: the programs in PATH, a fileserver (FILESERVER_URL) with
-the image ``tester/numpy``, and its token (SWAY_TOKEN). Where these are missing, they are skipped.
+the images ``tester/numpy`` and ``library/queue``, and its token (SWAY_TOKEN). Where these are
+missing, they are skipped.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import pytest
 import sway
 
 IMAGE = "numpy"
+QUEUE_IMAGE = os.environ.get("SWAY_TEST_QUEUE_IMAGE", "library/queue")
 START_S = 30.0
 STOP_S = 30.0
 
@@ -78,7 +80,7 @@ def started(data: Path, *flags: str) -> Iterator[Worker]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs a worker, so that ``-m "not live"`` leaves it out."""
     for item in items:
-        if {"worker", "tls_worker"} & set(getattr(item, "fixturenames", ())):
+        if {"worker", "tls_worker", "queue_worker"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("live")
 
 
@@ -97,6 +99,13 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
 def tls_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     """Have a worker with a certificate that it made itself."""
     yield from started(tmp_path_factory.mktemp("tls") / "data", "--tls-self-signed")
+
+
+@pytest.fixture(scope="session")
+def queue_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    """Have a worker whose default image everybody can run."""
+    data = tmp_path_factory.mktemp("queue") / "data"
+    yield from started(data, "--default-image", QUEUE_IMAGE)
 
 
 class Breaker:

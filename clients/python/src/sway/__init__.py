@@ -1,4 +1,4 @@
-"""Programs and functions in containers, on a Sway worker.
+"""Programs and functions in containers, on a Sway worker, and jobs that an owner decides on.
 
 ::
 
@@ -13,6 +13,15 @@
         return float(linalg.norm(vector))
 
     print(norm.remote([3.0, 4.0]))
+
+::
+
+    import sway as q
+
+    job = q.submit_job("alice@example.org", "./my_analysis", name="Sums", tags=["statistics"])
+    q.pending_for_me()  # as alice
+    q.approve(job.uid, "Looks safe")
+    q.wait_for_completion(job.uid)
 
 The functions here ask the worker that the ``sway`` command would ask (see `Config.load`); a
 `Client` asks another.
@@ -41,8 +50,10 @@ from ._events import Event, JobEnded, OutputTruncated, OutputWritten, StateChang
 from ._function import Call, Function, P, R, wrap
 from ._job import Job, OutputFile, Result
 from ._program import StrPath
+from ._queue import JobsView, Queue, QueueConfig, QueueStatus
 from ._request import Dataset, JobOptions, Output
 from ._run import Limits, Run
+from ._submission import Decision, Finding, JobList, Review, SubmittedFile, SubmittedJob
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -53,14 +64,18 @@ __all__ = [
     "Config",
     "ConfigError",
     "Dataset",
+    "Decision",
     "Event",
+    "Finding",
     "Function",
     "FunctionFailed",
     "Image",
     "Job",
     "JobEnded",
     "JobFailed",
+    "JobList",
     "JobOptions",
+    "JobsView",
     "Limits",
     "NotSendable",
     "Output",
@@ -68,22 +83,45 @@ __all__ = [
     "OutputTruncated",
     "OutputWritten",
     "ProtocolError",
+    "Queue",
+    "QueueConfig",
+    "QueueStatus",
     "Refused",
     "Result",
+    "Review",
     "Run",
     "StateChanged",
+    "SubmittedFile",
+    "SubmittedJob",
     "SwayError",
     "Unreachable",
     "Untrusted",
     "UsageSampled",
     "WaitTimeout",
+    "all_jobs_for_me",
+    "approve",
+    "configure",
     "function",
+    "get_job",
+    "get_job_logs",
+    "get_job_output",
+    "help",
     "images",
     "job",
     "jobs",
+    "jobs_for_me",
+    "jobs_for_others",
+    "my_jobs",
+    "pending_for_me",
+    "reject",
+    "review_job",
     "run",
     "runs",
+    "status",
     "submit",
+    "submit_job",
+    "submit_script",
+    "wait_for_completion",
 ]
 
 
@@ -178,3 +216,23 @@ def runs(query: str | None = None) -> Iterator[Run]:
 def images() -> list[Image]:
     """List the images that one can run; see `Client.images`."""
     return Client().images()
+
+
+_default_queue = Queue()
+submit_job = _default_queue.submit_job
+submit_script = _default_queue.submit_script
+my_jobs = _default_queue.my_jobs
+jobs_for_others = _default_queue.jobs_for_others
+get_job = _default_queue.get_job
+get_job_output = _default_queue.get_job_output
+get_job_logs = _default_queue.get_job_logs
+wait_for_completion = _default_queue.wait_for_completion
+pending_for_me = _default_queue.pending_for_me
+jobs_for_me = _default_queue.jobs_for_me
+all_jobs_for_me = _default_queue.all_jobs_for_me
+review_job = _default_queue.review_job
+approve = _default_queue.approve
+reject = _default_queue.reject
+status = _default_queue.status
+help = _default_queue.help  # noqa: A001 - as Syft Code Queue names it
+configure = _default_queue.configure

@@ -73,8 +73,8 @@ class Job:
     def status(self) -> str:
         """Where it stands, as the worker says now.
 
-        ``approved`` while it waits for a place, ``running``; then ``completed`` (exit code 0),
-        ``failed`` or ``cancelled``.
+        ``pending`` while an owner has not decided on it; ``approved`` while it waits for a place,
+        ``running``; then ``completed`` (exit code 0), ``failed``, ``rejected`` or ``cancelled``.
         """
         return str(self._http.call("GET", self._path())["state"])
 
@@ -248,7 +248,7 @@ class Result:
 
     Attributes:
         job: The job; its outputs are there.
-        state: ``completed`` (exit code 0), ``failed`` or ``cancelled``.
+        state: ``completed`` (exit code 0), ``failed``, ``rejected`` or ``cancelled``.
         run: The run with its figures; none where it never ran.
     """
 
