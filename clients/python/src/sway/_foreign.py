@@ -24,3 +24,8 @@ def line(text: str, most: int) -> str:
     """Show a text on one line of at most so many letters."""
     text = shown(text).replace("\n", " ").replace("\t", " ")
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def moment(at: str) -> str:
+    """Shorten an RFC 3339 time: ``2026-11-21 20:15:03Z``."""
+    return line(at[:19].replace("T", " ") + "Z", 40)

@@ -10,7 +10,7 @@ import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ._foreign import line, shown
+from ._foreign import line, moment, shown
 
 if TYPE_CHECKING:
     from ._queue import QueueStatus
@@ -29,7 +29,7 @@ _COLOURS = {
 }
 _GREY = "#5e5c64"
 _LINE = "1px solid rgba(128,128,128,.4)"
-_CELL = "text-align:left;padding:4px 10px"
+_CELL = "text-align:left;vertical-align:top;padding:4px 10px"
 _PRE = "white-space:pre-wrap;overflow-wrap:anywhere;margin:4px 0"
 
 
@@ -55,11 +55,11 @@ def card(job: SubmittedJob) -> str:
         ("id", job.uid),
         ("by", job.submitter),
         ("to", job.owner),
-        ("submitted", job.created_at),
+        ("submitted", moment(job.created_at)),
         ("tags", ", ".join(job.tags)),
     ]
     if job.decision is not None:
-        facts.append(("decided", f"by {job.decision.by} at {job.decision.at}"))
+        facts.append(("decided", f"by {job.decision.by} at {moment(job.decision.at)}"))
         facts.append(("reason", job.decision.reason))
     if job.message:
         facts.append(("note", job.message))
@@ -91,7 +91,7 @@ def table(jobs: JobList) -> str:
             one_line(job.name, 60),
             one_line(job.submitter, 60),
             one_line(job.owner, 60),
-            one_line(job.created_at, 40),
+            f'<span style="white-space:nowrap">{one_line(moment(job.created_at), 40)}</span>',
         ]
         for job in jobs[:ROWS_MAX]
     ]
@@ -108,7 +108,7 @@ def review(review: Review) -> str:
     )
     parts = [
         card(review.job),
-        _facts(list(review.facts())),
+        _facts([("digest", review.job.digest), *review.asks]),
         f"<p>Findings of the policy{':' if findings else ': none'}</p>",
         f"<ul>{findings}</ul>" if findings else "",
     ]
@@ -153,4 +153,5 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         for row in rows
     )
     head = f"<thead><tr>{titles}</tr></thead>" if titles else ""
-    return f'<table style="border-collapse:collapse">{head}<tbody>{body}</tbody></table>'
+    style = "border-collapse:collapse;color:inherit;font-size:inherit"
+    return f'<table style="{style}">{head}<tbody>{body}</tbody></table>'

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from . import _html
 from ._display import Displayed
 from ._errors import ProtocolError, SwayError
-from ._foreign import line, shown
+from ._foreign import line, moment, shown
 from ._http import Http
 from ._job import Job
 from ._quantity import show_size
@@ -312,11 +312,6 @@ class Review(Displayed):
 def file_note(file: SubmittedFile) -> str:
     """Tell a file's length, and whether it is executable."""
     return show_size(len(file.content)) + (", executable" if file.executable else "")
-
-
-def moment(at: str) -> str:
-    """Shorten an RFC 3339 time: ``2026-11-21 20:15:03Z``."""
-    return line(at[:19].replace("T", " ") + "Z", 40)
 
 
 def _decision(told: Mapping[str, Any]) -> Decision:
