@@ -243,3 +243,42 @@ async fn an_images_links_lead_no_mount_elsewhere() {
     assert_eq!(mounts(2).await, usual);
     assert_eq!(bench.leftovers(), [""; 0]);
 }
+
+#[tokio::test]
+async fn whoever_kills_what_forks_ends_no_container_and_the_next_one_is_made() {
+    // A copy, to tell its processes from those of other tests.
+    let copy = tempfile::tempdir().unwrap();
+    let program = copy.path().join("sway-worker");
+    fs_err::copy(env!("CARGO_BIN_EXE_sway-worker"), &program).unwrap();
+    let bench = Bench::with_sandbox(Sandbox::Sway { program: program.clone() });
+    let log = bench.data.path().join("output-1");
+    let mut first = Order::shell("echo begun; read -r line; echo $line");
+    let (input, source) = mpsc::channel(1);
+    first.spec.stdin = true;
+    first.stdin = Some(source);
+    let meanwhile = async {
+        shows(&log, b"begun").await;
+        let running = fs_err::read_dir("/proc").unwrap().map(|entry| entry.unwrap());
+        let forking: Vec<i32> = running
+            .filter(|entry| {
+                fs_err::read_link(entry.path().join("exe")).is_ok_and(|exe| exe == program)
+            })
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .collect();
+        let &[forking] = forking.as_slice() else { panic!("{forking:?}") };
+        let forking = rustix::process::Pid::from_raw(forking).unwrap();
+        rustix::process::kill_process(forking, rustix::process::Signal::KILL).unwrap();
+        let exe = format!("/proc/{}/exe", forking.as_raw_nonzero());
+        while fs_err::read_link(&exe).is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        let second = bench.run(Order { run_id: 2, ..Order::shell("echo second") }).await;
+        input.send("first".into()).await.unwrap();
+        drop(input);
+        second
+    };
+    let (first, second) = tokio::join!(bench.run(first), meanwhile);
+    assert_eq!(first.stdout, "begun\nfirst\n", "{first:?}");
+    assert_eq!(second.stdout, "second\n", "{second:?}");
+    assert_eq!(bench.leftovers(), [""; 0]);
+}
