@@ -7,14 +7,14 @@
 #
 #   --skip-export   use the images that the last run exported
 #   --concurrent    run all test apps at once
-#   SUBJECT         code, apps, image, starts, data, failures, refusals, requests, queue, python, page, scripts:
+#   SUBJECT         code, apps, image, starts, data, failures, refusals, users, requests, queue, python, page, scripts:
 #                   only these (all but code, requests and queue need the images that `apps` exports)
 #
 # The subjects are in integration/, one file each.
 set -uo pipefail
 cd "$(dirname "$0")" || exit
 root=$PWD
-for file in setup/lib.sh integration/{lib,code,apps,image,starts,data,failures,refusals,requests,queue,python,page,scripts}.sh; do
+for file in setup/lib.sh integration/{lib,code,apps,image,starts,data,failures,refusals,users,requests,queue,python,page,scripts}.sh; do
     # shellcheck source=/dev/null
     . "$root/$file"
 done
@@ -24,8 +24,8 @@ for argument in "$@"; do
     case $argument in
         --skip-export) skip_export=true ;;
         --concurrent) concurrent=true ;;
-        code | apps | image | starts | data | failures | refusals | requests | queue | python | page | scripts) subjects+=("$argument") ;;
-        *) fail "usage: $0 [--skip-export] [--concurrent] [code|apps|image|starts|data|failures|refusals|requests|queue|python|page|scripts]..." ;;
+        code | apps | image | starts | data | failures | refusals | users | requests | queue | python | page | scripts) subjects+=("$argument") ;;
+        *) fail "usage: $0 [--skip-export] [--concurrent] [code|apps|image|starts|data|failures|refusals|users|requests|queue|python|page|scripts]..." ;;
     esac
 done
 wanted() { [ ${#subjects[@]} = 0 ] || [[ " ${subjects[*]} " = *" $1 "* ]]; }
@@ -74,6 +74,7 @@ wanted starts && check_starts
 wanted data && check_data
 wanted failures && check_failures
 wanted refusals && check_refusals
+wanted users && check_users
 wanted requests && check_requests
 wanted queue && check_queue
 wanted python && check_python

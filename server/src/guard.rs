@@ -7,6 +7,7 @@
 //! This module alone decides who a caller is; each route says what scope it [`needs`].
 
 use std::convert::Infallible;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -59,20 +60,47 @@ impl GuardOptions {
     }
 }
 
-/// The token to ask for, and the exceptions.
+/// Whom to ask about tokens, and the exceptions.
 #[derive(Clone, Debug)]
 pub struct Guard(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    token: Token,
+    authority: Arc<dyn Authority>,
     options: GuardOptions,
 }
 
 impl Guard {
-    /// A guard that asks for `token`.
-    pub fn new(token: Token, options: GuardOptions) -> Self {
-        Self(Arc::new(Inner { token, options }))
+    /// A guard that asks `authority` about tokens.
+    pub fn new(authority: Arc<dyn Authority>, options: GuardOptions) -> Self {
+        Self(Arc::new(Inner { authority, options }))
+    }
+}
+
+/// Says who holds a bearer token. Asked for every request, it waits for nothing.
+pub trait Authority: fmt::Debug + Send + Sync {
+    /// Whom `secret` speaks for.
+    fn identify(&self, secret: &str) -> Result<Identity, WrongToken>;
+}
+
+/// A token that opens nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WrongToken {
+    /// It never did.
+    #[error("the bearer token is wrong")]
+    Unknown,
+    /// Somebody ended it.
+    #[error("the bearer token was revoked")]
+    Revoked,
+    /// Its time is over.
+    #[error("the bearer token has expired")]
+    Expired,
+}
+
+/// The data directory's token is the operator's.
+impl Authority for Token {
+    fn identify(&self, secret: &str) -> Result<Identity, WrongToken> {
+        if self.matches(secret) { Ok(Identity::operator()) } else { Err(WrongToken::Unknown) }
     }
 }
 
@@ -88,9 +116,17 @@ pub struct Identity {
     pub user: UserName,
     /// What for.
     pub scopes: Scopes,
+    /// The public id of the token, where it is a user's.
+    pub token: Option<Arc<str>>,
 }
 
 impl Identity {
+    /// The operator, who may do all.
+    pub fn operator() -> Self {
+        let user = OPERATOR.parse().expect("a good user name");
+        Self { user, scopes: Scopes::ALL, token: None }
+    }
+
     /// Whether what needs `scope` is open to this caller.
     pub fn may(&self, scope: Scope) -> bool {
         self.scopes.contains(scope)
@@ -251,17 +287,30 @@ fn identify(guard: &Inner, request: &Request) -> Result<Option<Identity>, Server
         && guard.options.listen.ip().to_canonical().is_loopback()
         && guard.options.open_paths.contains(&path);
     match bearer(headers) {
-        Some(token) if guard.token.matches(token) => {
-            Ok(Some(Identity { user: named_user(headers, OPERATOR)?, scopes: Scopes::ALL }))
-        }
-        _ if public => Ok(None),
+        Some(secret) => match guard.authority.identify(secret) {
+            Ok(identity) => Ok(Some(speaking_for(identity, headers)?)),
+            Err(_) if public => Ok(None),
+            Err(wrong) => Err(ServerError::unauthorized(wrong.to_string())),
+        },
+        None if public => Ok(None),
         None if open => {
-            let scopes = Scopes::of(&[Scope::Run]);
-            Ok(Some(Identity { user: named_user(headers, ANONYMOUS)?, scopes }))
+            let user = match named_user(headers)? {
+                Some(user) => user,
+                None => ANONYMOUS.parse().expect("a good user name"),
+            };
+            Ok(Some(Identity { user, scopes: Scopes::of(&[Scope::Run]), token: None }))
         }
-        Some(_) => Err(ServerError::unauthorized("the bearer token is wrong")),
         None => Err(missing_token()),
     }
+}
+
+/// The operator speaks for whom it names; for anybody else, the token says it.
+fn speaking_for(identity: Identity, headers: &HeaderMap) -> Result<Identity, ServerError> {
+    if !identity.is_operator() {
+        return Ok(identity);
+    }
+    let user = named_user(headers)?;
+    Ok(Identity { user: user.unwrap_or(identity.user), ..identity })
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -269,12 +318,9 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-fn named_user(headers: &HeaderMap, default: &str) -> Result<UserName, ServerError> {
-    let name = match headers.get(USER_HEADER) {
-        None => default,
-        Some(value) => value.to_str().unwrap_or_default(),
-    };
-    name.parse().map_err(|error| {
+fn named_user(headers: &HeaderMap) -> Result<Option<UserName>, ServerError> {
+    let name = headers.get(USER_HEADER).map(|value| value.to_str().unwrap_or_default().parse());
+    name.transpose().map_err(|error| {
         ServerError::bad_request("malformed_user", format!("header {USER_HEADER}: {error}"))
     })
 }
@@ -302,7 +348,7 @@ mod tests {
             names: vec!["sway.example".to_owned()],
             ..GuardOptions::new(listen.parse().unwrap())
         };
-        protect(routes, Guard::new(Token::parse("secret").unwrap(), options))
+        protect(routes, Guard::new(Arc::new(Token::parse("secret").unwrap()), options))
     }
 
     async fn ask(app: &Router, path: &str, headers: &[(&str, &str)]) -> (u16, String) {

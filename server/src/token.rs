@@ -93,18 +93,32 @@ impl Token {
 
     /// Whether `other` is this token, in a time that tells nothing about it.
     pub fn matches(&self, other: &str) -> bool {
-        let hash = |text: &str| Sha256::digest(text.as_bytes());
-        hash(&self.0).ct_eq(&hash(other)).into()
+        hash_of(&self.0).ct_eq(&hash_of(other)).into()
     }
+}
+
+/// What is kept of a secret that is not this machine's own: its SHA-256. A secret of 256 random bits
+/// needs no slower hash, since nobody can try them.
+pub fn hash_of(secret: &str) -> [u8; 32] {
+    Sha256::digest(secret.as_bytes()).into()
+}
+
+/// `LEN` bytes of the cryptographic generator, in hex.
+///
+/// # Panics
+/// Where the system has no randomness to give, which no secret can be made without.
+pub fn random_hex<const LEN: usize>() -> String {
+    let mut bytes = [0; LEN];
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider.secure_random.fill(&mut bytes).expect("the system gives random bytes");
+    hex::encode(bytes)
 }
 
 /// Makes the file whole or not at all; a process that came first wins.
 fn create(data_dir: &Path, path: &Path) -> io::Result<()> {
     // tempfile makes files with mode 0600.
     let mut file = tempfile::NamedTempFile::new_in(data_dir)?;
-    // Two version 4 UUIDs are 244 random bits from the system's generator.
-    let secret = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()].map(|id| id.simple().to_string());
-    writeln!(file, "{}", secret.concat())?;
+    writeln!(file, "{}", random_hex::<32>())?;
     file.as_file().sync_all()?;
     match file.persist_noclobber(path) {
         Ok(_) => fs::File::open(data_dir)?.sync_all(),

@@ -7,7 +7,7 @@ use clap::{Args, ColorChoice, Parser, Subcommand};
 
 use crate::commands::{
     audit, completions, data, decide, doctor, export, images, invoke, jobs, logs, mount, outputs,
-    queue, review, run, runs, status, submit, up,
+    queue, review, run, runs, status, submit, token, up, user, whoami,
 };
 
 /// `sway …`
@@ -124,6 +124,12 @@ pub(crate) enum Command {
     Data(data::DataArgs),
     /// Show or check the record of who did what to which job
     Audit(audit::AuditArgs),
+    /// Say whom the worker takes you for
+    Whoami(whoami::WhoamiArgs),
+    /// Add, list or revoke users of the worker
+    User(user::UserArgs),
+    /// Make, list or revoke tokens of users
+    Token(token::TokenArgs),
     /// Mount an image on a directory, to look around in it
     Mount(mount::MountArgs),
     /// Say what is missing on this machine to run jobs

@@ -84,7 +84,10 @@ fn start(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
         | Command::Status(_)
         | Command::Wait(_)
         | Command::Queue(_)
-        | Command::Audit(_) => {
+        | Command::Audit(_)
+        | Command::Whoami(_)
+        | Command::User(_)
+        | Command::Token(_) => {
             tokio::runtime::Builder::new_current_thread().enable_all().build()?
         }
         _ => tokio::runtime::Runtime::new()?,

@@ -21,6 +21,7 @@ use crate::pin;
 use crate::refs::Refs;
 use crate::retry::{Retries, retry};
 use crate::submissions::Submissions;
+use crate::users::Users;
 
 /// The longest answer to a small call, in bytes.
 const ANSWER_LEN_MAX: usize = 256 << 20;
@@ -175,6 +176,11 @@ impl Client {
     /// The worker's jobs that owners decide on, and its audit.
     pub fn submissions(&self) -> Submissions<'_> {
         Submissions(self)
+    }
+
+    /// The worker's users and tokens.
+    pub fn users(&self) -> Users<'_> {
+        Users(self)
     }
 
     /// What `GET /healthz` of either server answers.

@@ -1,7 +1,8 @@
 //! Sway's two HTTP APIs seen from the caller's side.
 //!
 //! A [`Client`] speaks to one server; [`Client::blobs`], [`Client::refs`] and [`Client::start`]
-//! are the fileserver's API, [`Client::jobs`] and [`Client::submissions`] the worker's. Everything that waits has a deadline: connecting, a
+//! are the fileserver's API, [`Client::jobs`], [`Client::submissions`] and [`Client::users`] the
+//! worker's. Everything that waits has a deadline: connecting, a
 //! small call as a whole, each step of a stream. Calls that may be repeated are, a bounded number
 //! of times ([`retry`]). The environment is not read here: callers pass values in.
 
@@ -13,6 +14,7 @@ pub mod refs;
 pub mod start;
 pub mod jobs;
 pub mod submissions;
+pub mod users;
 pub mod error;
 pub mod retry;
 mod frames;

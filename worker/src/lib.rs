@@ -19,6 +19,7 @@ pub mod job;
 pub mod policy;
 pub mod queue;
 pub mod db;
+pub mod users;
 pub mod http;
 mod containers;
 
@@ -44,6 +45,7 @@ use self::db::Db;
 use self::queue::{Images, Queue, QueueConfig, RunJob};
 use self::start::TraceMode;
 use self::trace::Traces;
+use self::users::Users;
 
 /// How long background work may take to end.
 const TASKS_DEADLINE: Duration = Duration::from_secs(5);
@@ -152,10 +154,12 @@ async fn serve(
         tasks.clone(),
     )
     .await?;
+    let users = Users::open(foundation.token.clone(), foundation.db.clone(), tasks.clone()).await?;
     let listen = listener.local_addr()?;
     let router = http::router(
         http::App {
             queue: queue.clone(),
+            users,
             traces: foundation.traces.clone(),
             accounts: Arc::clone(&foundation.accounts),
             metrics,

@@ -81,7 +81,7 @@ pub fn router(app: App, config: &Config, addr: SocketAddr) -> Router {
         .method_not_allowed_fallback(|| async { error::method_not_allowed() })
         .with_state(app);
     let options = GuardOptions { names: config.names.clone(), ..GuardOptions::new(addr) };
-    protect(telemetry::measured(routes), Guard::new(config.token.clone(), options))
+    protect(telemetry::measured(routes), Guard::new(Arc::new(config.token.clone()), options))
 }
 
 /// Waits a while for one of the places.

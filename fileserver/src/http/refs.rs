@@ -141,7 +141,8 @@ mod tests {
     fn users_write_their_own_images_and_datasets_and_no_traces() {
         let may = |user: &str, operator, name: &str| {
             let role = if operator { Role::Operator } else { Role::Owner };
-            let identity = Identity { user: user.parse().unwrap(), scopes: role.scopes() };
+            let identity =
+                Identity { user: user.parse().unwrap(), scopes: role.scopes(), token: None };
             check_may_write(&identity, &name.parse().unwrap()).is_ok()
         };
         assert!(may("ada", false, "images/ada/x:1"));

@@ -200,7 +200,7 @@ mod tests {
 
     fn identity(user: &str, operator: bool) -> Identity {
         let role = if operator { Role::Operator } else { Role::Owner };
-        Identity { user: user.parse().unwrap(), scopes: role.scopes() }
+        Identity { user: user.parse().unwrap(), scopes: role.scopes(), token: None }
     }
 
     #[test]

@@ -20,6 +20,9 @@ pub(crate) mod status;
 pub(crate) mod queue;
 pub(crate) mod data;
 pub(crate) mod audit;
+pub(crate) mod whoami;
+pub(crate) mod user;
+pub(crate) mod token;
 pub(crate) mod mount;
 pub(crate) mod doctor;
 pub(crate) mod completions;
@@ -46,6 +49,9 @@ pub(crate) async fn dispatch(command: Command, context: &Context) -> anyhow::Res
         Command::Queue(args) => queue::run(args, context).await,
         Command::Data(args) => data::run(args, context).await,
         Command::Audit(args) => audit::run(args, context).await,
+        Command::Whoami(args) => whoami::run(args, context).await,
+        Command::User(args) => user::run(args, context).await,
+        Command::Token(args) => token::run(args, context).await,
         Command::Mount(args) => mount::run(args, context).await,
         Command::Doctor(args) => doctor::run(args, context).await,
         Command::Completions(args) => completions::run(&args, &context.output),

@@ -6,9 +6,10 @@ use crate::sway::{Home, NOBODY, text};
 fn sway_alone_lists_the_commands() {
     let output = Home::new().sway(NOBODY, &[]).assert().success().get_output().clone();
     let stdout = text(&output.stdout);
-    for command in
-        ["up", "export", "run", "invoke", "runs", "logs", "outputs", "images", "mount", "doctor"]
-    {
+    for command in [
+        "up", "export", "run", "invoke", "runs", "logs", "outputs", "images", "whoami", "user",
+        "token", "mount", "doctor",
+    ] {
         assert!(stdout.contains(&format!("\n  {command} ")), "{command} in {stdout}");
     }
     assert!(output.stderr.is_empty());

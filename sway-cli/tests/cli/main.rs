@@ -9,3 +9,4 @@ mod errors;
 mod run;
 mod invoke;
 mod record;
+mod users;

@@ -6,3 +6,4 @@ pub mod jobs;
 pub mod submissions;
 pub mod execute;
 pub mod start;
+pub mod users;

@@ -10,6 +10,7 @@ mod submissions;
 mod runs;
 mod audit;
 mod traces;
+mod users;
 
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ pub use self::jobs::{Accepted, JobFilter, JobRow, LabelFilter, NewJob, new_id};
 pub use self::runs::{NewRun, RunEnd, RunFilter, STORED_OUTPUT_LEN_MAX};
 pub use self::submissions::{ApprovedJob, NewSubmission, OldJob};
 pub use self::traces::KnownTrace;
+pub use self::users::TokenRow;
 
 /// Schema versions in order; never edited once released, only appended to.
 const MIGRATIONS: &[&str] = &[
@@ -35,6 +37,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0006_labels.sql"),
     include_str!("migrations/0007_pool.sql"),
     include_str!("migrations/0008_submissions_and_audit.sql"),
+    include_str!("migrations/0009_users_and_tokens.sql"),
 ];
 
 /// How long to wait for another process that looks into the database.

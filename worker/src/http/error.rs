@@ -1,4 +1,4 @@
-//! What the queue refuses, as statuses: the only place where this is decided.
+//! What is refused below, as statuses: the only place where this is decided.
 
 use axum::http::StatusCode;
 use sway_client::ClientError;
@@ -6,6 +6,7 @@ use sway_server::error::ServerError;
 
 use crate::db::DbError;
 use crate::queue::QueueError;
+use crate::users::UsersError;
 
 impl From<QueueError> for ServerError {
     fn from(error: QueueError) -> Self {
@@ -47,6 +48,27 @@ impl From<QueueError> for ServerError {
             QueueError::NoStdin { .. } => Self::conflict("no_stdin", message),
             QueueError::Output { .. } | QueueError::Outputs(_) => internal(&error),
             QueueError::Db(error) => of_db(message, &error),
+        }
+    }
+}
+
+impl From<UsersError> for ServerError {
+    fn from(error: UsersError) -> Self {
+        let message = error.to_string();
+        match error {
+            UsersError::NoUser(_) => Self::not_found("user_not_found", message)
+                .hint("`sway user list` tells which there are; `sway user add` adds one"),
+            UsersError::NoToken(_) => Self::not_found("token_not_found", message)
+                .hint("`sway token list` tells which there are"),
+            UsersError::Exists(_) => Self::conflict("user_exists", message),
+            UsersError::TooMany(_) => {
+                Self::conflict("too_many", message).hint("revoke what is not needed")
+            }
+            UsersError::Reserved(_) => Self::bad_request("reserved_name", message).field("name"),
+            UsersError::Scopes { .. } => Self::bad_request("bad_scopes", message).field("scopes"),
+            UsersError::Label => Self::bad_request("bad_label", message).field("label"),
+            UsersError::Expiry => Self::bad_request("bad_expiry", message).field("expires_in_s"),
+            UsersError::Db(error) => of_db(message, &error),
         }
     }
 }

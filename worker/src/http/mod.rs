@@ -18,6 +18,7 @@ mod runs;
 mod scopes;
 mod submissions;
 mod traces;
+mod users;
 mod whole;
 
 use std::net::SocketAddr;
@@ -44,12 +45,15 @@ use crate::account::Accounts;
 use crate::db;
 use crate::queue::Queue;
 use crate::trace::Traces;
+use crate::users::Users;
 
 /// What the routes need.
 #[derive(Clone, Debug)]
 pub struct App {
     /// Jobs and runs.
     pub queue: Queue,
+    /// Who may come in.
+    pub users: Users,
     /// Traces of images; none where they are off.
     pub traces: Option<Arc<Traces>>,
     /// Whose reads no run caused, for the metrics.
@@ -115,6 +119,13 @@ pub fn router(app: App, access: Access) -> Router {
         .routes(needs(&[Read], routes!(runs::show)))
         .routes(needs(&[Read], routes!(runs::images)))
         .routes(needs(&[Read], routes!(runs::stats)))
+        .routes(routes!(users::me))
+        .routes(needs(&[Admin], routes!(users::list)))
+        .routes(needs(&[Admin], routes!(users::add)))
+        .routes(needs(&[Admin], routes!(users::revoke)))
+        .routes(needs(&[Read, Admin], routes!(users::list_tokens)))
+        .routes(needs(&[Admin], routes!(users::add_token)))
+        .routes(needs(&[Read, Admin], routes!(users::revoke_token)))
         .routes(routes!(health::healthz))
         .routes(needs(&[Worker], routes!(health::metrics)))
         .routes(routes!(openapi::show))
@@ -122,6 +133,7 @@ pub fn router(app: App, access: Access) -> Router {
         .split_for_parts();
     let open_paths: &[&str] = if access.open { &OPEN_PATHS } else { &[] };
     let document = Document::new(described, open_paths);
+    let users = app.users.clone();
     let routes = routes
         .layer(Extension(document))
         .merge(pages::routes())
@@ -145,7 +157,7 @@ pub fn router(app: App, access: Access) -> Router {
         // Health for programs, a form for people: nothing of any run.
         options.public.push("/");
     }
-    let guarded = protect(routes, Guard::new(access.token.clone(), options));
+    let guarded = protect(routes, Guard::new(Arc::new(users), options));
     // Without TLS a server listens on loopback alone.
     let secure = !access.listen.ip().to_canonical().is_loopback();
     pages::with_sign_in(guarded, pages::Session::new(access.token, secure))

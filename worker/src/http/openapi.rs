@@ -116,6 +116,9 @@ pub(super) struct Guarded;
 /// Refusals of routes that name a job or a run.
 pub(super) struct Named;
 
+/// Refusals of routes that change users and tokens.
+pub(super) struct Changed;
+
 /// What may fail where the fileserver is asked.
 pub(super) struct FromFileserver;
 
@@ -158,6 +161,16 @@ impl IntoResponses for Submitted {
         .into_iter()
         .chain(FromFileserver::responses())
         .collect()
+    }
+}
+
+impl IntoResponses for Changed {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        refusals(&[
+            (409, "There is one already, or no place for one more."),
+            (413, "The body is too long."),
+            (422, "The body is not what is described here."),
+        ])
     }
 }
 

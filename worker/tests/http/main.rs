@@ -9,6 +9,7 @@ mod batch;
 mod compat;
 mod jobs;
 mod logs;
+mod matrix;
 mod openapi;
 mod outputs;
 mod pages;
