@@ -3,17 +3,20 @@
 //! In this order: the Host header must name this server (an address, `localhost`, or a listed
 //! name), or a page in a browser could reach it by rebinding its own name to 127.0.0.1; an
 //! Origin must be the server's own; a body must be of a type that a page can't send without
-//! asking first; the bearer token must be right. What passes carries an [`Identity`].
+//! asking first; the bearer token must be right, and wrong ones come only so often; a user's
+//! requests too. What passes carries an [`Identity`].
 //! This module alone decides who a caller is; each route says what scope it [`needs`].
 
 use std::convert::Infallible;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::HttpBody as _;
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -24,6 +27,7 @@ use sway_core::api::jobs::USER_HEADER;
 use sway_core::name::UserName;
 
 use crate::error::ServerError;
+use crate::throttle::Throttle;
 use crate::token::Token;
 
 /// Whom the operator's token speaks for where it names no user.
@@ -31,6 +35,13 @@ pub const OPERATOR: &str = "operator";
 
 /// Whom a request without a token speaks for on an open path, where it names no user.
 pub const ANONYMOUS: &str = "anonymous";
+
+/// Wrong tokens that a peer may send at once, and the time after which it may send one more.
+const WRONG_TOKENS_MAX: NonZeroU32 = NonZeroU32::new(100).expect("not zero");
+const WRONG_TOKEN_PAUSE: Duration = Duration::from_secs(1);
+
+/// For how many seconds' worth of requests a user may send at once.
+const BURST_S: u32 = 10;
 
 /// What a guard lets through.
 #[derive(Clone, Debug)]
@@ -45,6 +56,10 @@ pub struct GuardOptions {
     pub open: bool,
     /// Paths that are answered without a token if `open`, as the user that the caller names.
     pub open_paths: Vec<&'static str>,
+    /// Requests that a user may send for each second, ten seconds' worth of them at once; any
+    /// number where it is absent. The operator is not counted, and who comes without a token counts
+    /// as one user.
+    pub requests_per_second: Option<NonZeroU32>,
 }
 
 impl GuardOptions {
@@ -56,6 +71,7 @@ impl GuardOptions {
             public: vec!["/healthz"],
             open: false,
             open_paths: Vec::new(),
+            requests_per_second: None,
         }
     }
 }
@@ -68,12 +84,44 @@ pub struct Guard(Arc<Inner>);
 struct Inner {
     authority: Arc<dyn Authority>,
     options: GuardOptions,
+    wrong_tokens: Throttle<IpAddr>,
+    requests: Option<Throttle<UserName>>,
 }
 
 impl Guard {
     /// A guard that asks `authority` about tokens.
     pub fn new(authority: Arc<dyn Authority>, options: GuardOptions) -> Self {
-        Self(Arc::new(Inner { authority, options }))
+        let requests = options.requests_per_second.map(|rate| {
+            let burst = rate.saturating_mul(NonZeroU32::new(BURST_S).expect("not zero"));
+            Throttle::new(burst, Duration::from_secs(1) / rate.get())
+        });
+        let wrong_tokens = Throttle::new(WRONG_TOKENS_MAX, WRONG_TOKEN_PAUSE);
+        Self(Arc::new(Inner { authority, options, wrong_tokens, requests }))
+    }
+
+    /// Whom a token speaks for that came in this request. A right one is let in however many wrong
+    /// ones came from the same address, which others may share.
+    pub fn identify(&self, secret: &str, peer: IpAddr) -> Result<Identity, ServerError> {
+        self.0.authority.identify(secret).map_err(|wrong| {
+            match self.0.wrong_tokens.take(household(peer)) {
+                Ok(()) => ServerError::unauthorized(wrong.to_string()),
+                Err(wait) => ServerError::too_many("too many wrong tokens from this address", wait),
+            }
+        })
+    }
+
+    fn count_request(&self, identity: &Identity) -> Result<(), ServerError> {
+        let Some(requests) = self.0.requests.as_ref().filter(|_| !identity.is_operator()) else {
+            return Ok(());
+        };
+        let user = match identity.token {
+            Some(_) => identity.user.clone(),
+            // Without a token a name proves nothing.
+            None => ANONYMOUS.parse().expect("a good user name"),
+        };
+        requests.take(user).map_err(|wait| {
+            ServerError::too_many(format!("{} sends too many requests", identity.user), wait)
+        })
     }
 }
 
@@ -180,7 +228,11 @@ async fn admit(State(guard): State<Guard>, mut request: Request, next: Next) -> 
     let checked = check_host(&guard.0.options, &request)
         .and_then(|()| check_origin(&request))
         .and_then(|()| check_content_type(&request))
-        .and_then(|()| identify(&guard.0, &request));
+        .and_then(|()| identify(&guard, &request));
+    let checked = checked.and_then(|identity| {
+        identity.as_ref().map_or(Ok(()), |identity| guard.count_request(identity))?;
+        Ok(identity)
+    });
     match checked {
         Ok(identity) => {
             if let Some(identity) = identity {
@@ -279,18 +331,41 @@ fn missing_token() -> ServerError {
         .hint("send authorization: Bearer with the token of the server's data directory")
 }
 
-fn identify(guard: &Inner, request: &Request) -> Result<Option<Identity>, ServerError> {
+/// The address of whoever sent a request.
+pub fn peer(request: &Request) -> IpAddr {
+    let info = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    // Nobody but a test calls a router without a connection.
+    info.map_or(IpAddr::from(Ipv6Addr::UNSPECIFIED), |ConnectInfo(addr)| addr.ip())
+}
+
+/// What one household has: an IPv4 address, or all of 64 bits of IPv6.
+fn household(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) >> 64 << 64).into(),
+    }
+}
+
+/// Who a layer before the guard found a request to come from. No request can bring it along.
+#[derive(Clone, Debug)]
+pub struct SignedIn(pub Identity);
+
+fn identify(guard: &Guard, request: &Request) -> Result<Option<Identity>, ServerError> {
     let path = request.uri().path();
     let headers = request.headers();
-    let public = guard.options.public.contains(&path);
-    let open = guard.options.open
-        && guard.options.listen.ip().to_canonical().is_loopback()
-        && guard.options.open_paths.contains(&path);
+    if let Some(SignedIn(identity)) = request.extensions().get() {
+        return speaking_for(identity.clone(), headers).map(Some);
+    }
+    let options = &guard.0.options;
+    let public = options.public.contains(&path);
+    let open = options.open
+        && options.listen.ip().to_canonical().is_loopback()
+        && options.open_paths.contains(&path);
     match bearer(headers) {
-        Some(secret) => match guard.authority.identify(secret) {
+        Some(secret) => match guard.identify(secret, peer(request)) {
             Ok(identity) => Ok(Some(speaking_for(identity, headers)?)),
             Err(_) if public => Ok(None),
-            Err(wrong) => Err(ServerError::unauthorized(wrong.to_string())),
+            Err(refusal) => Err(refusal),
         },
         None if public => Ok(None),
         None if open => {
@@ -386,6 +461,64 @@ mod tests {
         assert_eq!(ask(&open, "/jobs", &ada).await.0, 401);
         assert_eq!(ask(&app(false, "127.0.0.1:1"), "/run", &ada).await.0, 401);
         assert_eq!(ask(&app(true, "192.0.2.1:1"), "/run", &ada).await.0, 401);
+    }
+
+    #[tokio::test]
+    async fn wrong_tokens_come_only_so_often_and_lock_nobody_out() {
+        let app = app(false, "127.0.0.1:1");
+        let wrong = [("authorization", "Bearer wrong")];
+        let mut statuses = Vec::new();
+        for _ in 0..10 * WRONG_TOKENS_MAX.get() {
+            statuses.push(ask(&app, "/jobs", &wrong).await.0);
+        }
+        let first = WRONG_TOKENS_MAX.get() as usize;
+        assert!(statuses[..first].iter().all(|&status| status == 401), "{statuses:?}");
+        assert!(statuses[first..].contains(&429), "{statuses:?}");
+        assert_eq!(ask(&app, "/jobs", &[("authorization", "Bearer secret")]).await.0, 200);
+        assert_eq!(ask(&app, "/healthz", &wrong).await.0, 200);
+    }
+
+    #[test]
+    fn a_household_is_one_peer() {
+        let of = |text: &str| household(text.parse().unwrap()).to_string();
+        assert_eq!(of("192.0.2.1"), "192.0.2.1");
+        assert_eq!(of("::ffff:192.0.2.1"), "192.0.2.1");
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+    }
+
+    /// Says that everybody is the user whose name is the token.
+    #[derive(Debug)]
+    struct Names;
+
+    impl Authority for Names {
+        fn identify(&self, secret: &str) -> Result<Identity, WrongToken> {
+            if secret == OPERATOR {
+                return Ok(Identity::operator());
+            }
+            let user = secret.parse().map_err(|_| WrongToken::Unknown)?;
+            Ok(Identity { user, scopes: Scopes::NONE, token: Some(secret.into()) })
+        }
+    }
+
+    #[tokio::test]
+    async fn one_users_requests_come_only_so_often_and_the_operators_always() {
+        let routes = Router::new().route("/jobs", get(async || "ok"));
+        let options = GuardOptions {
+            requests_per_second: NonZeroU32::new(1),
+            names: vec!["sway.example".to_owned()],
+            ..GuardOptions::new("127.0.0.1:1".parse().unwrap())
+        };
+        let app = protect(routes, Guard::new(Arc::new(Names), options));
+        let mut statuses = Vec::new();
+        for _ in 0..20 * BURST_S {
+            statuses.push(ask(&app, "/jobs", &[("authorization", "Bearer ada")]).await.0);
+        }
+        assert!(statuses[..BURST_S as usize].iter().all(|&status| status == 200), "{statuses:?}");
+        assert!(statuses.contains(&429), "{statuses:?}");
+        for _ in 0..20 * BURST_S {
+            assert_eq!(ask(&app, "/jobs", &[("authorization", "Bearer operator")]).await.0, 200);
+        }
+        assert_eq!(ask(&app, "/jobs", &[("authorization", "Bearer bob")]).await.0, 200);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 pub mod listen;
 pub mod tls;
 pub mod token;
+pub mod throttle;
 pub mod guard;
 pub mod error;
 pub mod tasks;

@@ -120,7 +120,7 @@ pub async fn serve(
 
     let bounded = Bounded(Arc::new(Semaphore::new(CONNECTIONS_MAX)));
     let router = router.layer(CatchPanicLayer::custom(panicked));
-    // Who is at the other end: the audit tells it.
+    // Who is at the other end: the audit tells it, and wrong tokens are counted by it.
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     let serving = async {
         match config {

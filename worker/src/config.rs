@@ -1,6 +1,7 @@
 //! From arguments and environment to checked values, once; nobody else reads the environment.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -72,6 +73,8 @@ pub struct Config {
     pub names: Vec<String>,
     /// Whether `GET /`, `/run`, `/execute` and `/batch-upload` need no token; loopback only.
     pub open: bool,
+    /// Requests that a user may send for each second; any number where it is absent.
+    pub requests_per_second: Option<NonZeroU32>,
     /// Bytes of blobs kept in memory.
     pub memory_cache_bytes: u64,
     /// Bytes of blobs kept on disk.
@@ -131,6 +134,7 @@ impl Config {
             tls: Tls::Off,
             names: Vec::new(),
             open: false,
+            requests_per_second: NonZeroU32::new(200),
             memory_cache_bytes: 256 << 20,
             disk_cache_bytes: 10 << 30,
             running_max: cores,
@@ -179,6 +183,10 @@ pub struct Arguments {
     /// File with the fileserver's token, if it is not this worker's own
     #[arg(long, value_name = "FILE")]
     fileserver_token_file: Option<PathBuf>,
+    /// Requests that a user may send for each second, ten seconds' worth at once; 0 for any number.
+    /// The operator is not counted [default: 200]
+    #[arg(long, value_name = "N")]
+    max_user_requests: Option<u32>,
     /// Blobs kept in memory [default: 256M]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     memory_cache: Option<u64>,
@@ -330,6 +338,9 @@ pub fn load(arguments: Arguments) -> anyhow::Result<Process> {
     config.tls = tls.clone();
     config.names = arguments.names;
     config.open = arguments.open;
+    if let Some(rate) = arguments.max_user_requests {
+        config.requests_per_second = NonZeroU32::new(rate);
+    }
     config.memory_cache_bytes = arguments.memory_cache.unwrap_or(config.memory_cache_bytes);
     config.disk_cache_bytes = arguments.disk_cache.unwrap_or(config.disk_cache_bytes);
     config.running_max = arguments.max_concurrent_jobs.map_or(config.running_max, usize::from);

@@ -174,6 +174,7 @@ async fn serve(
             token: foundation.token.clone(),
             listen,
             names: config.names.clone(),
+            requests_per_second: config.requests_per_second,
             open: config.open,
         },
     );

@@ -135,6 +135,17 @@ impl Users {
         user.map_or(Role::Operator, |user| user.role)
     }
 
+    /// Whom the token of this id speaks for, if it still opens something, and what is kept of its
+    /// secret; without an id, the operator's.
+    pub fn holder(&self, id: Option<&str>) -> Option<(Identity, [u8; 32])> {
+        let Some(id) = id else {
+            return Some((Identity::operator(), hash_of(self.0.operator.expose())));
+        };
+        let known = self.known();
+        let row = known.tokens.get(id)?;
+        Some((known.identity(row, &now()).ok()?, row.hash))
+    }
+
     /// The tokens of one user, or of everybody, the newest first.
     pub fn tokens(&self, of: Option<&UserName>) -> Vec<TokenView> {
         let known = self.known();
@@ -191,10 +202,10 @@ impl Users {
 
     /// Makes a token of a user.
     pub async fn add_token(&self, new: NewToken) -> Result<MadeToken, UsersError> {
-        let label = new.label.unwrap_or_default();
-        if label.chars().count() > LABEL_LEN_MAX || label.chars().any(char::is_control) {
+        if new.label.as_deref().is_some_and(|label| !is_label(label)) {
             return Err(UsersError::Label);
         }
+        let label = new.label.unwrap_or_default();
         let expires_at = new.expires_in_s.map(expiry).transpose()?;
         let _changing = self.0.changing.lock().await;
         let now = now();
@@ -328,6 +339,10 @@ impl TokenRow {
             None => expires_at.is_some_and(|end| end <= now).then_some(WrongToken::Expired),
         }
     }
+}
+
+fn is_label(text: &str) -> bool {
+    (1..=LABEL_LEN_MAX).contains(&text.chars().count()) && !text.chars().any(char::is_control)
 }
 
 fn expiry(seconds: u64) -> Result<String, UsersError> {
@@ -465,7 +480,7 @@ mod tests {
             assert!(matches!(refused, Err(UsersError::Reserved(_))), "{name}");
         }
         users.add_user(user("ada", Role::Owner)).await.unwrap();
-        for label in ["x".repeat(101), "a\u{1b}[31m".to_owned()] {
+        for label in [String::new(), "x".repeat(101), "a\u{1b}[31m".to_owned()] {
             let refused = users.add_token(NewToken { label: Some(label), ..token("ada") }).await;
             assert!(matches!(refused, Err(UsersError::Label)));
         }

@@ -1,4 +1,4 @@
-//! Who asks, for the audit: the identity, and the address that the request came from.
+//! Who asks, for the audit: the identity with its token, and the address that the request came from.
 
 use std::net::SocketAddr;
 
@@ -16,6 +16,10 @@ impl<S: Sync> FromRequestParts<S> for Caller {
         let identity = <Identity as FromRequestParts<S>>::from_request_parts(parts, state).await?;
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
         let peer = peer.map(|ConnectInfo(peer)| peer.ip().to_canonical().to_string());
-        Ok(Self { user: Some(identity.user), token: None, peer })
+        Ok(Self {
+            user: Some(identity.user),
+            token: identity.token.as_deref().map(str::to_owned),
+            peer,
+        })
     }
 }

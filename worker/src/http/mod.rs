@@ -22,6 +22,7 @@ mod users;
 mod whole;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
@@ -77,6 +78,8 @@ pub struct Access {
     pub listen: SocketAddr,
     /// Further names of it.
     pub names: Vec<String>,
+    /// Requests that a user may send for each second; any number where it is absent.
+    pub requests_per_second: Option<NonZeroU32>,
     /// Whether `GET /` and the paths of the other systems' clients need no token.
     pub open: bool,
 }
@@ -150,6 +153,7 @@ pub fn router(app: App, access: Access) -> Router {
     let mut options = GuardOptions::new(access.listen);
     options.names = access.names;
     options.open = access.open;
+    options.requests_per_second = access.requests_per_second;
     options.public.extend(pages::public_paths());
     if access.open {
         options.open_paths.extend(OPEN_PATHS);
@@ -157,10 +161,11 @@ pub fn router(app: App, access: Access) -> Router {
         // Health for programs, a form for people: nothing of any run.
         options.public.push("/");
     }
-    let guarded = protect(routes, Guard::new(Arc::new(users), options));
+    let guard = Guard::new(Arc::new(users.clone()), options);
+    let guarded = protect(routes, guard.clone());
     // Without TLS a server listens on loopback alone.
     let secure = !access.listen.ip().to_canonical().is_loopback();
-    pages::with_sign_in(guarded, pages::Session::new(access.token, secure))
+    pages::with_sign_in(guarded, pages::Session::new(users, guard, access.token, secure))
 }
 
 /// Whose rows to show: the caller's own, or everybody's where the operator speaks for nobody else

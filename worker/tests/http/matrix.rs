@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use sway_client::{Client, ClientConfig};
 use sway_core::access::{Role, Scope, Scopes};
+use sway_core::api::submissions::Submission;
 use sway_core::api::users::{NewToken, NewUser};
 use sway_core::job::{JobSpec, OutputRequest};
 
@@ -23,7 +24,7 @@ enum Open {
 }
 
 use Open::{For, Known, Public};
-use Scope::{Admin, Read, Run, Submit};
+use Scope::{Admin, Approve, Read, Run, Submit};
 
 /// What is described in `/openapi.json`.
 const ROUTES: &[(&str, &str, Open)] = &[
@@ -35,19 +36,28 @@ const ROUTES: &[(&str, &str, Open)] = &[
     ("POST", "/run", For(&[Run])),
     ("POST", "/execute", For(&[Run])),
     ("PUT", "/batch-upload", For(&[Run])),
+    ("GET", "/v1/audit", For(&[Read])),
+    ("GET", "/v1/audit/verify", For(&[Admin])),
+    ("GET", "/v1/datasets", For(&[Read])),
     ("GET", "/v1/images", For(&[Read])),
     ("GET", "/v1/jobs", For(&[Read])),
     ("POST", "/v1/jobs", For(&[Run])),
     ("POST", "/v1/jobs/batch", For(&[Run])),
     ("GET", "/v1/jobs/{id}", For(&[Read])),
+    ("POST", "/v1/jobs/{id}/approve", For(&[Approve])),
     ("POST", "/v1/jobs/{id}/cancel", For(&[Run, Submit])),
     ("GET", "/v1/jobs/{id}/logs", For(&[Read])),
     ("GET", "/v1/jobs/{id}/outputs", For(&[Read])),
     ("GET", "/v1/jobs/{id}/outputs/{path}", For(&[Read])),
+    ("POST", "/v1/jobs/{id}/reject", For(&[Approve])),
+    ("GET", "/v1/jobs/{id}/review", For(&[Read])),
     ("POST", "/v1/jobs/{id}/stdin", For(&[Run])),
     ("GET", "/v1/me", Known),
+    ("GET", "/v1/queue", For(&[Read])),
+    ("PUT", "/v1/queue", For(&[Approve])),
     ("GET", "/v1/runs", For(&[Read])),
     ("GET", "/v1/runs/{id}", For(&[Read])),
+    ("POST", "/v1/submissions", For(&[Submit])),
     ("GET", "/v1/tokens", For(&[Read, Admin])),
     ("POST", "/v1/tokens", For(&[Admin])),
     ("DELETE", "/v1/tokens/{id}", For(&[Read, Admin])),
@@ -59,13 +69,22 @@ const ROUTES: &[(&str, &str, Open)] = &[
 
 /// The pages, which are for people and not described.
 const PAGES: &[(&str, &str, Open)] = &[
-    ("GET", "/new", For(&[Read])),
+    ("GET", "/new", For(&[Run])),
     ("GET", "/run/{id}", For(&[Read])),
     ("GET", "/run/{id}/events", For(&[Read])),
     ("GET", "/run/{id}/stdout", For(&[Read])),
     ("GET", "/run/{id}/stderr", For(&[Read])),
     ("GET", "/run/{id}/output.tar", For(&[Read])),
 ];
+
+/// A route's path with the object of this id. The whole audit is the operator's, and of others the
+/// one of a job.
+fn path_to(path: &str, id: &str) -> String {
+    match path {
+        "/v1/audit" => format!("{path}?job={id}"),
+        _ => path.replace("{id}", id).replace("{path}", "out.txt"),
+    }
+}
 
 /// Who knocks.
 struct Caller {
@@ -99,8 +118,14 @@ async fn knock(worker: &Worker, method: &str, target: &str, secret: Option<&str>
     if let Some(secret) = secret {
         request = request.header("authorization", &format!("Bearer {secret}"));
     }
-    if matches!(method, "POST" | "PUT") && !target.contains("/cancel") {
-        request = request.header("content-type", "application/json").body(b"{\"?\":1}".to_vec());
+    let path = target.split('?').next().unwrap();
+    let body = match path.split('/').next_back() {
+        Some("cancel") => None,
+        Some("approve" | "reject") => Some("{\"reason\": \"\"}"),
+        _ => matches!(method, "POST" | "PUT").then_some("{\"?\":1}"),
+    };
+    if let Some(body) = body {
+        request = request.header("content-type", "application/json").body(body.into());
     }
     request.send().await
 }
@@ -140,30 +165,37 @@ async fn each_route_admits_those_with_its_scope_and_nobody_else() {
         let secret = Some(token(&worker, "a-operator", scopes).await);
         callers.push(Caller { name: format!("the scope {scope} alone"), secret, scopes });
     }
+    for caller in &callers {
+        knock_everywhere(&worker, caller).await;
+    }
+
+    // Wrong tokens of one address are counted: another worker has counted none.
+    let worker = Worker::start().await;
     let revoked = user(&worker, "gone", Role::Operator).await;
     client(&worker, TOKEN).users().revoke(&"gone".parse().unwrap()).await.unwrap();
-    callers.push(Caller { name: "a revoked token".into(), secret: Some(revoked), scopes: None });
+    let caller = Caller { name: "a revoked token".into(), secret: Some(revoked), scopes: None };
+    knock_everywhere(&worker, &caller).await;
+}
 
-    for caller in &callers {
-        for &(method, path, open) in ROUTES.iter().chain(PAGES) {
-            let target = path.replace("{id}", "nothing").replace("{path}", "a/b");
-            let answer = knock(&worker, method, &target, caller.secret.as_deref()).await;
-            let told =
-                format!("{} {method} {path}: {} {}", caller.name, answer.status, answer.body);
-            let admitted = match (open, caller.scopes) {
-                (Public, _) | (Known, Some(_)) => true,
-                (For(needed), Some(scopes)) => needed.iter().any(|&one| scopes.contains(one)),
-                (Known | For(_), None) => false,
-            };
-            match (admitted, caller.scopes) {
-                (true, _) => assert!(![401, 403].contains(&answer.status), "{told}"),
-                (false, Some(_)) => {
-                    assert_eq!((answer.status, answer.error().0.as_str()), (403, "scope_missing"));
-                }
-                (false, None) => assert_eq!(answer.status, 401, "{told}"),
+/// Sends one request to every route, and checks who is let in.
+async fn knock_everywhere(worker: &Worker, caller: &Caller) {
+    for &(method, path, open) in ROUTES.iter().chain(PAGES) {
+        let target = path_to(path, "nothing");
+        let answer = knock(worker, method, &target, caller.secret.as_deref()).await;
+        let told = format!("{} {method} {path}: {} {}", caller.name, answer.status, answer.body);
+        let admitted = match (open, caller.scopes) {
+            (Public, _) | (Known, Some(_)) => true,
+            (For(needed), Some(scopes)) => needed.iter().any(|&one| scopes.contains(one)),
+            (Known | For(_), None) => false,
+        };
+        match (admitted, caller.scopes) {
+            (true, _) => assert!(![401, 403].contains(&answer.status), "{told}"),
+            (false, Some(_)) => {
+                assert_eq!((answer.status, answer.error().0.as_str()), (403, "scope_missing"));
             }
-            assert!(answer.status < 500, "{told}");
+            (false, None) => assert_eq!(answer.status, 401, "{told}"),
         }
+        assert!(answer.status < 500, "{told}");
     }
 }
 
@@ -186,6 +218,15 @@ async fn what_is_somebody_elses_is_answered_like_what_is_not_there() {
     let id_of = |secret: &str| secret.split('_').nth(1).unwrap().to_owned();
     let (job, run) = ended_job(&worker, "bob").await;
     let begun = worker.client("bob").jobs().submit(&spec(&["hang"])).await.unwrap().id;
+    let submission = Submission {
+        owner: "alice".parse().unwrap(),
+        queue: "code-queue".to_owned(),
+        name: "Statistics".to_owned(),
+        description: String::new(),
+        tags: Vec::new(),
+        job: spec(&["say"]),
+    };
+    let pending = worker.client("bob").submissions().submit(&submission).await.unwrap().id;
     let (no_job, no_run, no_token) = ("zzzzzzzzzz", "999999", "0123456789ab");
 
     for (name, secret, scopes) in
@@ -195,14 +236,19 @@ async fn what_is_somebody_elses_is_answered_like_what_is_not_there() {
         for &(method, path, open) in ROUTES.iter().chain(PAGES) {
             let For(needed) = open else { continue };
             let admitted = needed.iter().any(|&scope| scopes.contains(scope));
-            if !path.contains("{id}") || !admitted {
+            if path == path_to(path, "") || !admitted {
                 continue;
             }
             let bobs_token = id_of(&bob);
             // The foreign one, one that is not there, and the caller's own.
             let objects: &[(&str, &str, Option<&str>)] = match path {
                 "/v1/tokens/{id}" => &[(&bobs_token, no_token, None)],
+                "/v1/jobs/{id}/approve"
+                | "/v1/jobs/{id}/reject"
+                | "/v1/jobs/{id}/review"
+                | "/v1/audit" => &[(&pending, no_job, None), (&job, no_job, None)],
                 _ if path.starts_with("/v1/jobs/") => &[
+                    (&pending, no_job, None),
                     (&job, no_job, Some(&own_job)),
                     (&begun, no_job, Some(&own_job)),
                     (&job[..4], no_job, None),
@@ -211,9 +257,8 @@ async fn what_is_somebody_elses_is_answered_like_what_is_not_there() {
                 _ => &[(&run, no_run, Some(&own_run)), (&job, no_job, Some(&own_job))],
             };
             for (foreign, missing, own) in objects {
-                let target = |id: &str| path.replace("{id}", id).replace("{path}", "out.txt");
                 let asking = async |id: &str, query: &str| {
-                    let target = format!("{}{query}", target(id));
+                    let target = format!("{}{query}", path_to(path, id));
                     let answer = knock(&worker, method, &target, Some(secret)).await;
                     (answer.status, answer.body)
                 };

@@ -1,6 +1,10 @@
 //! The pages for people.
 
-use crate::support::{Request, TOKEN, Worker, json, spec};
+use sway_core::access::{Role, Scope, Scopes};
+use sway_core::api::users::{NewToken, NewUser};
+use sway_core::name::UserName;
+
+use crate::support::{Request, TOKEN, Worker, job_when, json, spec};
 
 fn page(worker: &Worker, path: &str) -> Request {
     Request::new(worker.addr, "GET", path).header("accept", "text/html")
@@ -251,4 +255,68 @@ async fn a_form_of_a_stranger_is_bounded() {
     assert_eq!((long.status, long.error().0.as_str()), (413, "malformed_form"));
     let none = Request::new(worker.addr, "POST", "/login").body(b"{}".to_vec()).send().await;
     assert_eq!((none.status, none.error().0.as_str()), (415, "malformed_form"));
+}
+
+#[tokio::test]
+async fn a_user_signs_in_as_itself_until_the_token_is_revoked() {
+    let worker = Worker::start().await;
+    let operator = worker.client("operator");
+    let made = async |name: &str, role: Role, scopes: Option<Scopes>| {
+        let user: UserName = name.parse().unwrap();
+        operator.users().add(&NewUser { name: user.clone(), role }).await.unwrap();
+        let new = NewToken { user, label: None, scopes, expires_in_s: None };
+        operator.users().add_token(&new).await.unwrap()
+    };
+    let sign_in = async |secret: &str| {
+        let request = Request::new(worker.addr, "POST", "/login")
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(format!("token={secret}").into_bytes());
+        request.send().await
+    };
+    for user in ["ada", "bob"] {
+        let job = worker.client(user).jobs().submit(&spec(&["say", user])).await.unwrap();
+        job_when(&worker.client(user), &job.id, |job| job.state.is_final()).await;
+    }
+    let ada = made("ada", Role::Owner, None).await;
+    let answer = sign_in(&ada.secret).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let key = answer.json()["key"].as_str().unwrap().to_owned();
+    let cookie = answer.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
+    let (_, random) = ada.secret.rsplit_once('_').unwrap();
+    assert!(!cookie.contains(random) && !cookie.contains(&key));
+
+    let list = page(&worker, "/").header("cookie", &cookie).send().await.body;
+    assert!(list.contains("ada") && !list.contains("bob"), "{list}");
+    assert!(list.contains("href=\"/new\""), "{list}");
+    let submit = async |cookie: &str| {
+        let request = Request::new(worker.addr, "POST", "/v1/jobs")
+            .header("content-type", "application/json")
+            .header("cookie", cookie)
+            .header("x-sway-page", &key)
+            // The token says who one is, in a browser too.
+            .header("x-sway-user", "bob");
+        request.body(json(&spec(&["say", "x"]))).send().await
+    };
+    let job = submit(&cookie).await;
+    assert_eq!((job.status, &job.json()["username"]), (202, &"ada".into()), "{}", job.body);
+
+    // The key of one user with the cookie of another is no key.
+    let sue = made("sue", Role::Submitter, None).await;
+    let answer = sign_in(&sue.secret).await;
+    let sues = answer.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
+    assert_eq!(submit(&sues).await.status, 401);
+    let list = page(&worker, "/").header("cookie", &sues).send().await.body;
+    assert!(list.contains("sue") && !list.contains("href=\"/new\""), "{list}");
+    // Nor does a cookie of one's own with the id of another token open anything.
+    let forged = sues.replace(&sue.token.id, &ada.token.id);
+    assert_eq!(page(&worker, "/run/1").header("cookie", &forged).send().await.status, 303);
+
+    let blind = made("max", Role::Owner, Some(Scopes::of(&[Scope::Run]))).await;
+    assert_eq!(sign_in(&blind.secret).await.status, 403);
+
+    assert_eq!(page(&worker, "/run/1").header("cookie", &cookie).send().await.status, 200);
+    operator.users().revoke_token(&ada.token.id).await.unwrap();
+    assert_eq!(page(&worker, "/run/1").header("cookie", &cookie).send().await.status, 303);
+    assert_eq!(submit(&cookie).await.status, 401);
+    assert_eq!(sign_in(&ada.secret).await.status, 401);
 }

@@ -104,11 +104,18 @@ fn chosen<T: Copy>(
     })
 }
 
-pub(super) fn body(query: &ListQuery, waiting: &[JobView], runs: &RunList) -> Markup {
+pub(super) fn body(
+    query: &ListQuery,
+    waiting: &[JobView],
+    runs: &RunList,
+    may_run: bool,
+) -> Markup {
     html! {
         div .head {
             h1 { "Runs" }
-            a .button.primary href="/new" { "New run" }
+            @if may_run {
+                a .button.primary href="/new" { "New run" }
+            }
         }
         (filters(query))
         div #runs {

@@ -24,7 +24,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures::StreamExt as _;
 use maud::{DOCTYPE, Markup, html};
-use sway_core::access::Scope::Read;
+use sway_core::access::Scope::{Read, Run};
 use sway_core::access::Scopes;
 use sway_core::api::jobs::{JobView, OutputStream};
 use sway_core::job::JobState;
@@ -49,15 +49,15 @@ const WAITING_MAX: u32 = 20;
 
 /// The pages beside [`root`]: for people, and so not described as an interface.
 pub(super) fn routes() -> Router<App> {
-    let read = Scopes::of(&[Read]);
+    let needs = |scope| middleware::from_fn_with_state(Scopes::of(&[scope]), guard::needs);
     Router::new()
-        .route("/new", get(new))
         .route("/run/{id}", get(run))
         .route("/run/{id}/events", get(events))
         .route("/run/{id}/stdout", get(stdout))
         .route("/run/{id}/stderr", get(stderr))
         .route("/run/{id}/output.tar", get(output_files))
-        .route_layer(middleware::from_fn_with_state(read, guard::needs))
+        .route_layer(needs(Read))
+        .route("/new", get(new).route_layer(needs(Run)))
         .route("/assets/{version}/{name}", get(assets::show))
 }
 
@@ -85,7 +85,7 @@ pub(super) async fn root(
     let runs = app.queue.runs(query.filter(scope(&identity))?).await?;
     let waiting = if query.is_all() { waiting(&app, &identity).await? } else { Vec::new() };
     let page = Page { title: "Runs", current: "/", script: Some("list.js"), ..Page::of(&identity) };
-    Ok(page.answer(StatusCode::OK, list::body(&query, &waiting, &runs)))
+    Ok(page.answer(StatusCode::OK, list::body(&query, &waiting, &runs, identity.may(Run))))
 }
 
 async fn waiting(app: &App, identity: &Identity) -> Result<Vec<JobView>, ServerError> {
@@ -224,21 +224,12 @@ struct Page<'a> {
     current: &'static str,
     script: Option<&'static str>,
     /// Who reads it, where that is known.
-    reader: Option<Reader>,
+    reader: Option<&'a Identity>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reader {
-    /// Has signed in.
-    SignedIn,
-    /// Came in by `--open`.
-    Anybody,
-}
-
-impl Page<'_> {
-    fn of(identity: &Identity) -> Self {
-        let reader = if identity.may(Read) { Reader::SignedIn } else { Reader::Anybody };
-        Self { reader: Some(reader), ..Self::default() }
+impl<'a> Page<'a> {
+    fn of(identity: &'a Identity) -> Self {
+        Self { reader: Some(identity), ..Self::default() }
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "what is put into the page is used up")]
@@ -276,12 +267,15 @@ impl Page<'_> {
                         a .brand href="/" { img src=(assets::path("icon.svg")) alt="" width="24" height="24"; "Sway" }
                         @if let Some(reader) = self.reader {
                             nav aria-label="Main" {
-                                @for (href, name) in menu {
+                                @for (href, name) in menu.into_iter().filter(|(href, _)| *href != "/new" || reader.may(Run)) {
                                     a href=(href) aria-current=[(href == self.current).then_some("page")] { (name) }
                                 }
-                                @match reader {
-                                    Reader::SignedIn => button #sign-out .quiet type="button" hidden { "Sign out" },
-                                    Reader::Anybody => a href="/login" { "Sign in" },
+                                // Who came in by `--open` reads nothing of anybody's.
+                                @if reader.may(Read) {
+                                    span .who.faint title={ "Signed in as " (reader.user) } { (reader.user) }
+                                    button #sign-out .quiet type="button" hidden { "Sign out" }
+                                } @else {
+                                    a href="/login" { "Sign in" }
                                 }
                             }
                         }

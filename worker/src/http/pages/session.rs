@@ -1,15 +1,16 @@
 //! How a browser signs in.
 //!
 //! A browser can't send a bearer token: `POST /login` takes it once from a form and sets a cookie
-//! that opens the pages, for reading alone. It is not the token, since a browser sends cookies of
-//! 127.0.0.1 to every port there. What changes something (a job that is submitted or cancelled)
-//! needs a second secret besides, in a header: sign-in tells it to the page's script, which keeps it
-//! in the storage of this origin, port included. No other page can read it or set the header.
+//! that opens the pages, for reading alone, as whoever holds the token and for as long as the token
+//! opens something. It is not the token, since a browser sends cookies of 127.0.0.1 to every port
+//! there. What changes something (a job that is submitted or cancelled) needs a second secret
+//! besides, in a header: sign-in tells it to the page's script, which keeps it in the storage of
+//! this origin, port included. No other page can read it or set the header.
 
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, FromRequest as _, Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
@@ -19,15 +20,21 @@ use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
+use sway_core::access::{Scope, Scopes};
 use sway_server::error::{Json, Query, ServerError, in_time};
+use sway_server::guard::{self, Guard, Identity, SignedIn};
 use sway_server::token::Token;
 
 use super::{Page, percent_encoded};
+use crate::users::Users;
 
 const COOKIE: &str = "sway_pages";
 
 /// In which a page's script sends the second secret.
 const KEY_HEADER: &str = "x-sway-page";
+
+/// What is said to a token that opens nothing.
+const WRONG: &str = "That is not the worker's token, and none of its users'.";
 
 /// How long a form may take to arrive, and how long it may be: anybody may send one.
 const FORM_DEADLINE: Duration = Duration::from_secs(10);
@@ -36,27 +43,38 @@ const FORM_LEN_MAX: usize = 4096;
 /// What sign-in needs to know.
 #[derive(Clone)]
 pub(in crate::http) struct Session {
-    token: Token,
+    users: Users,
+    /// Counts wrong tokens.
+    guard: Guard,
+    /// A secret that is in no database: who reads one makes no cookie of it.
+    operator: Token,
     /// Whether the cookie is sent over TLS alone.
     secure: bool,
 }
 
+/// A browser's user, and what its cookie and its key must be.
+struct Browser {
+    identity: Identity,
+    /// `<id of the token>.<proof>`; the operator's token has no id.
+    cookie: String,
+    key: String,
+}
+
 impl Session {
-    pub(in crate::http) fn new(token: Token, secure: bool) -> Self {
-        Self { token, secure }
+    pub(in crate::http) fn new(users: Users, guard: Guard, operator: Token, secure: bool) -> Self {
+        Self { users, guard, operator, secure }
     }
 
-    /// What only a holder of the token can make, and what does not give the token away.
-    fn derived(&self, purpose: &str) -> String {
-        hex::encode(Sha256::digest(format!("sway {purpose} {}", self.token.expose())))
-    }
-
-    fn cookie(&self) -> String {
-        self.derived("pages")
-    }
-
-    fn key(&self) -> String {
-        self.derived("page actions")
+    /// What the browser of whoever holds a token has; none where the token opens nothing.
+    fn browser(&self, id: Option<&str>) -> Option<Browser> {
+        let (identity, hash) = self.users.holder(id)?;
+        // Only this worker can make them, and neither gives a token or the other one away.
+        let derived = |purpose: &str| {
+            let (operator, hash) = (self.operator.expose(), hex::encode(hash));
+            hex::encode(Sha256::digest(format!("sway {purpose} {operator} {hash}")))
+        };
+        let cookie = format!("{}.{}", id.unwrap_or_default(), derived("pages"));
+        Some(Browser { identity, cookie, key: derived("page actions") })
     }
 
     fn set_cookie(&self, value: &str, rest: &str) -> String {
@@ -64,21 +82,23 @@ impl Session {
         format!("{COOKIE}={value}; HttpOnly; SameSite=Strict; Path=/{secure}{rest}")
     }
 
-    fn has_cookie(&self, headers: &HeaderMap) -> bool {
-        let expected = self.cookie();
-        cookies(headers).any(|(name, value)| name == COOKIE && equal(value, &expected))
+    /// Whose browser this is, where it has signed in.
+    fn signed_in(&self, headers: &HeaderMap) -> Option<Browser> {
+        cookies(headers).filter(|(name, _)| *name == COOKIE).find_map(|(_, told)| {
+            let (id, _) = told.split_once('.')?;
+            let browser = self.browser((!id.is_empty()).then_some(id))?;
+            equal(told, &browser.cookie).then_some(browser)
+        })
     }
 
-    fn has_key(&self, headers: &HeaderMap) -> bool {
+    /// As whom a browser that signed in may do this.
+    fn opens(&self, method: &Method, path: &str, headers: &HeaderMap) -> Option<Identity> {
+        let browser = self.signed_in(headers)?;
         let key = headers.get(KEY_HEADER).and_then(|value| value.to_str().ok());
-        key.is_some_and(|key| equal(key, &self.key()))
-    }
-
-    /// Whether a browser that signed in may do this.
-    fn opens(&self, method: &Method, path: &str, headers: &HeaderMap) -> bool {
         let acts = method == Method::POST && is_action(path);
-        (method == Method::GET && is_page(path) || acts && self.has_key(headers))
-            && self.has_cookie(headers)
+        let may = method == Method::GET && is_page(path)
+            || acts && key.is_some_and(|key| equal(key, &browser.key));
+        may.then_some(browser.identity)
     }
 }
 
@@ -105,15 +125,15 @@ pub(in crate::http) fn with_sign_in(guarded: Router, session: Session) -> Router
     guarded.layer(middleware::from_fn_with_state(session, admit)).merge(routes)
 }
 
-/// Has the cookie, with the key where that is needed, stand for the token.
+/// Has the cookie, with the key where that is needed, say who is there.
 async fn admit(State(session): State<Session>, mut request: Request, next: Next) -> Response {
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let headers = request.headers();
     let for_browser = method == Method::GET && is_page(uri.path()) && wants_html(headers);
-    if !headers.contains_key(header::AUTHORIZATION) && session.opens(&method, uri.path(), headers) {
-        let bearer = HeaderValue::try_from(format!("Bearer {}", session.token.expose()))
-            .expect("a token is visible ASCII");
-        request.headers_mut().insert(header::AUTHORIZATION, bearer);
+    if !headers.contains_key(header::AUTHORIZATION)
+        && let Some(identity) = session.opens(&method, uri.path(), headers)
+    {
+        request.extensions_mut().insert(SignedIn(identity));
     }
     let response = next.run(request).await;
     if for_browser && response.status() == StatusCode::UNAUTHORIZED {
@@ -147,6 +167,7 @@ async fn sign_in(
     request: Request,
 ) -> Result<Response, ServerError> {
     let wants_html = wants_html(request.headers());
+    let peer = guard::peer(&request);
     let form = Form::<SignIn>::from_request(request, &());
     let form = match in_time(FORM_DEADLINE, form).await? {
         Ok(Form(form)) => form,
@@ -155,21 +176,34 @@ async fn sign_in(
             return Err(ServerError::new(status, "malformed_form", text));
         }
     };
-    if !session.token.matches(form.token.trim()) {
-        let message = "That is not the worker's token.";
-        return Ok(match wants_html {
-            true => form_page(StatusCode::UNAUTHORIZED, &form.next, Some(message)),
-            false => ServerError::unauthorized(message).into_response(),
-        });
-    }
+    let identified = session.guard.identify(form.token.trim(), peer);
+    let readable = identified.and_then(|identity| {
+        identity.needs_one_of(Scopes::of(&[Scope::Read]))?;
+        Ok(identity)
+    });
+    let browser = match readable.map(|identity| session.browser(identity.token.as_deref())) {
+        Ok(Some(browser)) => browser,
+        // It ended just now.
+        Ok(None) => return Err(ServerError::unauthorized(WRONG)),
+        Err(refusal) => {
+            let message = match refusal.status {
+                StatusCode::UNAUTHORIZED => WRONG,
+                _ => &refusal.message,
+            };
+            return Ok(match wants_html {
+                true => form_page(refusal.status, &form.next, Some(message)),
+                false => ServerError { message: message.to_owned(), ..refusal }.into_response(),
+            });
+        }
+    };
     let cookie = [
-        (header::SET_COOKIE, session.set_cookie(&session.cookie(), "")),
+        (header::SET_COOKIE, session.set_cookie(&browser.cookie, "")),
         (header::CACHE_CONTROL, "no-store".to_owned()),
     ];
     let next = own_page(&form.next);
     Ok(match wants_html {
         true => (cookie, Redirect::to(next)).into_response(),
-        false => (cookie, Json(json!({ "key": session.key(), "next": next }))).into_response(),
+        false => (cookie, Json(json!({ "key": browser.key, "next": next }))).into_response(),
     })
 }
 
@@ -211,7 +245,8 @@ fn form_of(next: &str, wrong: Option<&str>) -> Markup {
                     aria-invalid=[wrong.map(|_| "true")];
                 p #token-error .error role="alert" { (wrong.unwrap_or_default()) }
                 p #token-hint .hint {
-                    "It lies in the worker's data directory, in the file " code { "token" } "."
+                    "One of your own, or the operator's, which lies in the worker's data directory in the file "
+                    code { "token" } "."
                 }
             }
             button .primary { "Sign in" }
