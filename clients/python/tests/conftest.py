@@ -24,7 +24,23 @@ import pytest
 import sway
 
 IMAGE = "numpy"
+OWNER = "data-owner@university.edu"
 QUEUE_IMAGE = os.environ.get("SWAY_TEST_QUEUE_IMAGE", "library/queue")
+OPERATOR = os.environ.get("SWAY_TOKEN")
+"""The token that speaks for any user. Tests that act as users put theirs in its place."""
+
+ROLES = {
+    OWNER: "owner",
+    "alice@example.org": "owner",
+    "carol": "owner",
+    "bob": "submitter",
+    "eve": "submitter",
+}
+"""Users of `queue_worker`."""
+
+TOKENS: dict[str, str] = {}
+"""Their tokens, once it runs."""
+
 START_S = 30.0
 STOP_S = 30.0
 
@@ -55,6 +71,21 @@ class Worker:
             time.sleep(0.05)
         self._log.flush()
         pytest.fail(f"no worker starts: {Path(self._log.name).read_text()[-2000:]}")
+
+    def command(self, *arguments: str) -> str:
+        """What the `sway` command prints for the operator."""
+        return self._command(*arguments)
+
+    def add_data(self, name: str, path: Path, owner: str) -> None:
+        """Give an owner a dataset: the fileserver knows the operator's token alone."""
+        self._command("data", "add", name, str(path), SWAY_USERNAME=owner)
+
+    def _command(self, *arguments: str, **settings: str) -> str:
+        environ = {**os.environ, "WORKER_URL": self.url, "SWAY_TOKEN": str(OPERATOR), **settings}
+        done = subprocess.run(
+            ["sway", *arguments], env=environ, stdout=subprocess.PIPE, text=True, check=True
+        )
+        return done.stdout.strip()
 
     def stop(self) -> None:
         self._process.terminate()
@@ -103,9 +134,13 @@ def tls_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
 
 @pytest.fixture(scope="session")
 def queue_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
-    """Have a worker whose default image everybody can run."""
+    """Have a worker with users, whose default image everybody can run."""
     data = tmp_path_factory.mktemp("queue") / "data"
-    yield from started(data, "--default-image", QUEUE_IMAGE)
+    for worker in started(data, "--default-image", QUEUE_IMAGE):
+        for user, role in ROLES.items():
+            worker.command("user", "add", user, "--role", role)
+            TOKENS[user] = worker.command("token", "add", user)
+        yield worker
 
 
 class Breaker:

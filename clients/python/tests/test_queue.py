@@ -12,11 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import QUEUE_IMAGE, Worker
+from conftest import OPERATOR, OWNER, QUEUE_IMAGE, TOKENS, Worker
 
 import sway as q
 
-OWNER = "data-owner@university.edu"
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 RUN_SH = """\
@@ -43,9 +42,10 @@ with open(os.path.join(os.environ["OUTPUT_DIR"], "sums.csv"), "w") as out:
 
 @contextmanager
 def acting_as(user: str) -> Iterator[None]:
-    """Be somebody else: the operator's token speaks for any user."""
+    """Be somebody else, by their token."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SWAY_USERNAME", user)
+        patch.delenv("SWAY_USERNAME", raising=False)
+        patch.setenv("SWAY_TOKEN", TOKENS[user])
         yield
 
 
@@ -54,13 +54,13 @@ def _worker_and_folder(
     queue_worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
     monkeypatch.setenv("WORKER_URL", queue_worker.url)
-    monkeypatch.setenv("SWAY_USERNAME", "bob")
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "my_analysis"
     folder.mkdir()
     (folder / "run.sh").write_text(RUN_SH)
     (folder / "analyze.py").write_text(ANALYZE)
-    yield
+    with acting_as("bob"):
+        yield
     q.configure(q.QueueConfig())
 
 
@@ -68,8 +68,7 @@ def _worker_and_folder(
 def weather(queue_worker: Worker, tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("data") / "weather.csv"
     path.write_text("day,rain\n1,40\n2,2\n")
-    environ = {**os.environ, "WORKER_URL": queue_worker.url, "SWAY_USERNAME": OWNER}
-    subprocess.run(["sway", "data", "add", "weather", str(path)], env=environ, check=True)
+    queue_worker.add_data("weather", path, OWNER)
     return "weather"
 
 
@@ -177,7 +176,7 @@ def test_a_wait_ends_when_its_time_is_over_and_the_job_stays_pending() -> None:
 
     def decide() -> None:
         time.sleep(0.3)
-        q.Queue(q.Client(user=OWNER)).approve(job.uid, "meanwhile")
+        q.Queue(q.Client(token=TOKENS[OWNER])).approve(job.uid, "meanwhile")
 
     thread = threading.Thread(target=decide)
     thread.start()
@@ -250,7 +249,7 @@ def test_a_configuration_sets_what_ones_own_queue_grants() -> None:
 
 
 def test_owners_can_have_workers_of_their_own(worker: Worker) -> None:
-    far = q.Client(worker.url, user="bob")
+    far = q.Client(worker.url, user="bob", token=OPERATOR)
     q.configure(q.QueueConfig(owners={"tester": far}))
     near_job = submit_hello("Near")
     far_job = q.submit_script("tester", "print('far')", "Far")
@@ -260,16 +259,17 @@ def test_owners_can_have_workers_of_their_own(worker: Worker) -> None:
     assert [job.created_at for job in both] == sorted(
         (job.created_at for job in both), reverse=True
     )
-    q.Queue(q.Client(worker.url, user="tester")).approve(far_job.uid)
+    q.Queue(q.Client(worker.url, user="tester", token=OPERATOR)).approve(far_job.uid)
     assert q.wait_for_completion(far_job.uid, timeout=120).status == "completed"
     assert q.get_job_logs(far_job.uid) == "far\n"
     with acting_as(OWNER):
         q.reject(near_job.uid)
 
 
-def test_a_bot_approves_what_meets_its_criteria() -> None:
+def test_a_bot_approves_what_meets_its_criteria(queue_worker: Worker) -> None:
     good, bad = submit_hello("Aggregate sums"), submit_hello("Everything")
-    environ = {**os.environ, "SWAY_USERNAME": OWNER}
+    few = queue_worker.command("token", "add", OWNER, "--scopes", "read,approve")
+    environ = {**os.environ, "SWAY_TOKEN": few}
     bot = [sys.executable, str(EXAMPLES / "external_automation_example.py"), "--name", "Aggregate"]
     done = subprocess.run(bot, env=environ, capture_output=True, text=True, check=True)
     assert f"{good.uid} approved" in done.stdout
@@ -290,10 +290,15 @@ def test_what_makes_no_sense_is_refused_before_anything_is_sent(tmp_path: Path) 
         q.submit_script(OWNER, "1", "x", data=["nothing"])
     with pytest.raises(q.NotSendable, match="there is no status 'done'"):
         q.my_jobs("done")
-    direct = q.submit(code="print(1)", image=QUEUE_IMAGE)
-    direct.wait(timeout=60)
-    with pytest.raises(q.SwayError, match="nobody decides"):
-        q.get_job(direct.id)
+    # Who may only submit runs nothing without an owner's decision.
+    with pytest.raises(q.Refused) as refused:
+        q.submit(code="print(1)", image=QUEUE_IMAGE)
+    assert refused.value.status == 403
+    with acting_as(OWNER):
+        direct = q.submit(code="print(1)", image=QUEUE_IMAGE)
+        direct.wait(timeout=60)
+        with pytest.raises(q.SwayError, match="nobody decides"):
+            q.get_job(direct.id)
 
 
 def test_the_buttons_of_cards_and_tables_decide() -> None:
