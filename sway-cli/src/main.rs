@@ -38,6 +38,9 @@ use crate::follow::NoReader;
 use crate::output::Output;
 
 fn main() -> process::ExitCode {
+    // `sway up` has a worker, which may have started this program for that.
+    #[cfg(target_os = "linux")]
+    sway_worker::job::sandbox::enter_if_asked();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error).into(),

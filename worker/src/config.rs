@@ -378,8 +378,7 @@ pub fn load(arguments: Arguments) -> anyhow::Result<Process> {
     config.once = arguments.once;
     config.sandbox = match arguments.sandbox {
         SandboxKind::Runc => Sandbox::Runc,
-        // Also where its file has been replaced meanwhile.
-        SandboxKind::Sway => Sandbox::Sway { program: PathBuf::from("/proc/self/exe") },
+        SandboxKind::Sway => Sandbox::own(),
     };
     config.runc = arguments.runc;
     config.init = arguments.init.or(config.init);

@@ -77,6 +77,10 @@ pub(crate) struct UpArgs {
     /// again, at most 32; or off [default: 8]
     #[arg(long, value_name = "N|off", value_parser = parse_pool)]
     pool: Option<usize>,
+    /// What creates containers: the OCI runtime, or this program itself, which takes less time;
+    /// sway needs cgroup v1 or hybrid
+    #[arg(long, value_name = "WHAT", default_value = "runc", value_parser = ["runc", "sway"])]
+    sandbox: String,
     /// Let GET / of the worker, /run and /execute in without a token (loopback only)
     #[arg(long)]
     open: bool,
@@ -117,7 +121,7 @@ mod servers {
     use sway_server::telemetry::init_logging;
     use sway_server::tls::Tls;
     use sway_server::token::Token;
-    use sway_worker::job::PoolBounds;
+    use sway_worker::job::{PoolBounds, Sandbox};
     use sway_worker::policy::Policy;
     use tokio_util::sync::CancellationToken;
     use url::Url;
@@ -286,6 +290,9 @@ mod servers {
         config.keep_runs = args.keep_runs.unwrap_or(config.keep_runs);
         if let (Some(containers), Some(pool)) = (args.pool, config.pool) {
             config.pool = (containers > 0).then_some(PoolBounds { containers, ..pool });
+        }
+        if args.sandbox == "sway" {
+            config.sandbox = Sandbox::own();
         }
         config
     }
