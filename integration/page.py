@@ -6,10 +6,14 @@ Prints one line for each thing that it proves, `ok<TAB>SENTENCE`, or `FAIL<TAB>S
 are left in the folder for people to look at.
 """
 
+import base64
+import json
 import os
 import re
 import sys
+import time
 import traceback
+import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,6 +40,7 @@ for n in range(12):
 """
 EVENT = b'{"version": "v1", "context": {}, "event": {"a": 41, "steps": 4}}'
 HOSTILE_NAME = "<img src=x onerror=alert(3)>.py"
+MARKUP = "<script>alert(4)</script><img src=x onerror=alert(5)>"
 
 
 class Browser:
@@ -98,6 +103,32 @@ def paste_script(page: Page, code: str, **limits: str) -> None:
     for label, value in limits.items():
         page.get_by_label(label, exact=True).fill(value)
     page.get_by_role("button", name="Run", exact=True).click()
+
+
+def ask(path: str, body: dict | None = None, user: str = "operator") -> dict:
+    """What a program does beside the browser."""
+    headers = {"authorization": f"Bearer {TOKEN}", "x-sway-user": user, "content-type": "application/json"}
+    data = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(urllib.request.Request(URL + path, data, headers), timeout=30) as answer:
+        return json.load(answer)
+
+
+def submit(name: str, files: dict[str, str], user: str = "tester", owner: str = "operator", **more) -> str:
+    """The id of a job that waits for its owner."""
+    sent = [{"path": path, "content": base64.b64encode(code.encode()).decode()} for path, code in files.items()]
+    program = {"kind": "folder", "files": sent, "entry": next(iter(files))}
+    job = {"image": IMAGE, "program": program, "args": more.pop("args", [])}
+    return ask("/v1/submissions", {"owner": owner, "name": name, "job": job, **more}, user)["id"]
+
+
+def ended(job: str) -> dict:
+    deadline = time.monotonic() + PATIENCE_MS / 1000
+    while time.monotonic() < deadline:
+        found = ask(f"/v1/jobs/{job}?all=true")
+        if found["state"] not in ("pending", "approved", "running"):
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"job {job} does not end")
 
 
 def submitted(page: Page) -> None:
@@ -258,6 +289,118 @@ def checks(browser: Browser) -> None:
         expect(page.locator("#log")).to_contain_text("by hand")
         expect(badge(page)).to_have_text("completed")
 
+    with proves("an inbox shows what waits, and finds it by text, state and submitter"):
+        first = submit("Mean of rain", {"main.py": "print(1)\n"}, description="For the report", tags=["weather"])
+        ask(f"/v1/jobs/{first}/approve?all=true", {"reason": "Sums alone"})
+        ended(first)
+        hostile = submit(
+            MARKUP,
+            {
+                "main.py": f"import subprocess\n# \u202e\u200b{MARKUP}\nprint({MARKUP!r}, flush=True)\n",
+                f"{MARKUP.replace('/', '')}.txt": MARKUP,
+            },
+            description=f"{MARKUP}\nsecond line",
+            tags=[MARKUP[:60]],
+            args=[MARKUP],
+        )
+        others = [submit(f"Batch {n}", {"main.py": f"print({n})\n"}, user="ada", owner="tester") for n in range(3)]
+        page.goto(URL)
+        page.get_by_role("link", name="Inbox").click()
+        expect(page.locator(".entry")).to_have_count(4)
+        expect(page.locator(".entry .badge", has_text="pending")).to_have_count(4)
+        expect(page.locator(".entry .title", has_text=MARKUP)).to_be_visible()
+        shots(page, "inbox")
+        page.get_by_label("Search").fill("weather")
+        page.get_by_label("State").select_option("")
+        page.get_by_role("button", name="Filter").click()
+        expect(page.locator(".entry .title")).to_have_text(["Mean of rain"])
+        expect(page.locator(".entry")).to_contain_text("Sums alone")
+        page.goto(f"{URL}/inbox")
+        page.get_by_label("Submitter").fill("ada")
+        page.get_by_role("button", name="Filter").click()
+        expect(page.locator(".entry")).to_have_count(3)
+
+    with proves("a review shows every file, what the policy finds and what changed, and all of it is text"):
+        page.goto(f"{URL}/inbox")
+        page.locator(".entry .title", has_text=MARKUP).click()
+        expect(page.locator("h1")).to_contain_text(MARKUP)
+        expect(page.locator(".description")).to_contain_text(MARKUP)
+        expect(page.locator("#files summary")).to_have_count(2)
+        expect(page.locator("#files summary").nth(1)).to_contain_text(MARKUP.replace("/", ""))
+        expect(page.locator("#f1-l1")).to_contain_text(MARKUP)
+        expect(page.locator("#f0-l2")).to_contain_text("# \\u{202e}\\u{200b}" + MARKUP)
+        expect(page.locator("#changes ins").first).to_contain_text("arguments")
+        expect(page.locator("#changes ins", has_text="import subprocess")).to_be_visible()
+        expect(page.locator("#changes del", has_text="print(1)")).to_be_visible()
+        page.locator("#findings a").first.click()
+        expect(page.locator("#f0-l1")).to_be_in_viewport()
+        assert page.locator("main img, main script").count() == 0
+        page.goto(f"{URL}/job/{hostile}")
+        shots(page, "review")
+        fits(page, 360)
+        page.set_viewport_size({"width": 1280, "height": 900})
+
+    with proves("a job is approved where it was read, and its name, reason and output stay text"):
+        page.get_by_label("Reason").fill(MARKUP)
+        page.get_by_role("button", name="Approve").click()
+        expect(page.locator("#deciding")).to_contain_text("Approved by operator")
+        expect(page.locator("#deciding")).to_contain_text(MARKUP)
+        assert ended(hostile)["state"] == "completed"
+        page.reload()
+        expect(badge(page)).to_have_text("completed")
+        page.get_by_role("link", name="Output and logs").click()
+        expect(page.locator("#log")).to_contain_text(MARKUP)
+        expect(page.locator("#summary")).to_contain_text(MARKUP)
+        assert page.locator("main img, main script").count() == 0
+
+    with proves("a job is rejected with a reason only"):
+        rejected = submit("Everything", {"main.py": "print(open('/data').read())\n"})
+        page.goto(f"{URL}/job/{rejected}")
+        page.get_by_role("button", name="Reject").click()
+        expect(page.locator("#reason-error")).to_contain_text("Say why")
+        expect(page.locator("#reason")).to_be_focused()
+        page.get_by_label("Reason").fill("Too broad")
+        page.get_by_role("button", name="Reject").click()
+        expect(badge(page)).to_have_text("rejected")
+        decision = ask(f"/v1/jobs/{rejected}?all=true")["submission"]["decision"]
+        assert (decision["approved"], decision["reason"]) == (False, "Too broad"), decision
+
+    with proves("several jobs are approved at once, by keyboard, and of each is told what happened"):
+        page.goto(f"{URL}/inbox?submitter=ada")
+        # Somebody is faster.
+        ask(f"/v1/jobs/{others[1]}/reject?all=true", {"reason": "Not this one"})
+        tab_to(page, "#choose-all")
+        page.keyboard.press("Space")
+        expect(page.locator("#chosen")).to_have_text("3 chosen")
+        tab_to(page, "#reason")
+        page.keyboard.type("All fine")
+        tab_to(page, "#approve")
+        browser.refusals_expected = True
+        page.keyboard.press("Enter")
+        expect(page.locator("#told")).to_contain_text("Approved: 2 of 3")
+        browser.refusals_expected = False
+        expect(page.locator(f"[data-entry='{others[1]}'] .outcome")).to_contain_text("was rejected by")
+        for job in [others[0], others[2]]:
+            expect(page.locator(f"[data-entry='{job}'] .outcome")).to_have_text("Approved.")
+            found = ended(job)
+            assert found["state"] == "completed" and found["submission"]["decision"]["reason"] == "All fine", found
+        shots(page, "decided")
+
+    with proves("a submitter sees what became of the jobs, with reasons, logs and outputs"):
+        writes = "import os\nopen(os.environ['OUTPUT_DIR'] + '/sum.txt', 'w').write('42')\nprint('done')\n"
+        own = submit("My sums", {"main.py": writes}, user="operator", owner="tester")
+        ask(f"/v1/jobs/{own}/approve?all=true", {"reason": "Go on"})
+        ended(own)
+        page.goto(URL)
+        page.get_by_role("link", name="Submissions").click()
+        expect(page.locator(".entry .title")).to_have_text(["My sums"])
+        expect(page.locator(".entry")).to_contain_text("Go on")
+        expect(page.locator(".entry .badge")).to_have_text("completed")
+        expect(page.get_by_role("link", name="Files in /output")).to_be_visible()
+        shots(page, "submissions")
+        page.get_by_role("link", name="Output and logs").click()
+        expect(page.locator("#log")).to_contain_text("done")
+
     with proves("lists and runs can be read without JavaScript"):
         plain = browser.open(browser.chromium.new_context(java_script_enabled=False))
         plain.goto(f"{URL}/run/1")
@@ -279,7 +422,7 @@ def checks(browser: Browser) -> None:
         page.goto(f"{URL}/run/1")
         expect(page.locator("#log")).to_contain_text("step 4")
         fits(page, 360)
-        for path in ["/", "/new", "/login"]:
+        for path in ["/", "/new", "/inbox?state=", "/submissions", "/login"]:
             page.goto(URL + path)
             fits(page, 360)
         shots(page, "sign-in")
@@ -324,6 +467,10 @@ SEEN = {
     "live": ["h1", "#cancel", "#log"],
     "refused": ["#cpus-error"],
     "sign-in": ["#token"],
+    "inbox": ["h1", ".entry", "#approve"],
+    "decided": ["#told"],
+    "review": ["h1", "#summary .badge"],
+    "submissions": ["h1", ".entry"],
 }
 
 

@@ -86,7 +86,7 @@ pub struct JobFilter {
     pub image: Option<ImageName>,
     /// With this label.
     pub label: Option<LabelFilter>,
-    /// Whose file name, user, image or id contains this.
+    /// Whose file name, user, image or id, or submitted name, tags or description contains this.
     pub search: Option<String>,
     /// Of this user.
     pub username: Option<UserName>,
@@ -228,7 +228,10 @@ impl Db {
                         SELECT 1 FROM json_each(labels) AS label
                         WHERE label.key = :label AND (:value IS NULL OR label.value = :value)))
                    AND (:search IS NULL OR instr(lower(filename || char(10) || username ||
-                        char(10) || image || char(10) || id), lower(:search)) > 0)
+                        char(10) || image || char(10) || id), lower(:search)) > 0 OR EXISTS (
+                        SELECT 1 FROM submissions
+                        WHERE job_id = jobs.id AND instr(lower(name || char(10) || tags ||
+                            char(10) || description), lower(:search)) > 0))
                  ORDER BY seq DESC LIMIT :limit",
             )?;
             let rows = statement.query_and_then(

@@ -108,7 +108,7 @@ pub(super) struct ListQuery {
     image: Option<ImageName>,
     /// With this label, `name=value`; of any value where it is `name` alone.
     label: Option<String>,
-    /// What file name, user, image or id contain.
+    /// What file name, user, image or id contain, or a submitted job's name, tags or description.
     q: Option<String>,
     /// Of this user.
     username: Option<UserName>,

@@ -1,7 +1,9 @@
 //! The pages for people.
 
 use sway_core::access::{Role, Scope, Scopes};
+use sway_core::api::submissions::{DecisionRequest, Submission};
 use sway_core::api::users::{NewToken, NewUser};
+use sway_core::job::{JobFile, JobSpec, JobState, Program};
 use sway_core::name::UserName;
 
 use crate::support::{Request, TOKEN, Worker, job_when, json, spec};
@@ -277,6 +279,7 @@ async fn a_user_signs_in_as_itself_until_the_token_is_revoked() {
         let job = worker.client(user).jobs().submit(&spec(&["say", user])).await.unwrap();
         job_when(&worker.client(user), &job.id, |job| job.state.is_final()).await;
     }
+    worker.client("bob").submissions().submit(&submission("To alice", &[])).await.unwrap();
     let ada = made("ada", Role::Owner, None).await;
     let answer = sign_in(&ada.secret).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
@@ -307,6 +310,10 @@ async fn a_user_signs_in_as_itself_until_the_token_is_revoked() {
     assert_eq!(submit(&sues).await.status, 401);
     let list = page(&worker, "/").header("cookie", &sues).send().await.body;
     assert!(list.contains("sue") && !list.contains("href=\"/new\""), "{list}");
+    assert!(list.contains("href=\"/submissions\"") && !list.contains("href=\"/inbox\""), "{list}");
+    assert_eq!(page(&worker, "/inbox").header("cookie", &sues).send().await.status, 403);
+    let inbox = page(&worker, "/inbox?state=").header("cookie", &cookie).send().await;
+    assert!(inbox.status == 200 && inbox.body.contains("No jobs."), "bob's are not ada's");
     // Nor does a cookie of one's own with the id of another token open anything.
     let forged = sues.replace(&sue.token.id, &ada.token.id);
     assert_eq!(page(&worker, "/run/1").header("cookie", &forged).send().await.status, 303);
@@ -319,4 +326,177 @@ async fn a_user_signs_in_as_itself_until_the_token_is_revoked() {
     assert_eq!(page(&worker, "/run/1").header("cookie", &cookie).send().await.status, 303);
     assert_eq!(submit(&cookie).await.status, 401);
     assert_eq!(sign_in(&ada.secret).await.status, 401);
+}
+
+fn submission(name: &str, files: &[(&str, &str)]) -> Submission {
+    let file = |&(path, content): &(&str, &str)| JobFile {
+        path: path.to_owned(),
+        content: content.into(),
+        executable: false,
+    };
+    let files: Vec<_> = [("run.sh", "say done\n")].iter().chain(files).map(file).collect();
+    let entry = files[0].path.clone();
+    let image = Some("scipy".parse().unwrap());
+    Submission {
+        owner: "alice".parse().unwrap(),
+        queue: "code-queue".to_owned(),
+        name: name.to_owned(),
+        description: "Sums of rain".to_owned(),
+        tags: vec!["weather".to_owned()],
+        job: JobSpec::new(image, Program::Folder { files, entry }),
+    }
+}
+
+#[tokio::test]
+async fn an_inbox_shows_what_is_pending_and_finds_it_by_text_state_and_submitter() {
+    let worker = Worker::start().await;
+    let cookie = signed_in(&worker).await;
+    let mut ids = Vec::new();
+    for (user, name, file) in
+        [("bob", "First", "a.py"), ("carol", "Second", "b.py"), ("bob", "Third", "c.py")]
+    {
+        let client = worker.client(user);
+        let asked = submission(name, &[(file, "print(1)\n")]);
+        ids.push(client.submissions().submit(&asked).await.unwrap().id);
+    }
+    let no = DecisionRequest { reason: "Too broad".to_owned(), digest: None };
+    worker.client("alice").submissions().reject(&ids[2], &no).await.unwrap();
+    let shown = async |path: &str| {
+        let list = page(&worker, path).header("cookie", &cookie).send().await;
+        assert_eq!(list.status, 200, "{path}: {}", list.body);
+        let is_shown = |id: &&String| list.body.contains(&format!("href=\"/job/{id}\""));
+        let shown: Vec<usize> =
+            (1..).zip(&ids).filter(|(_, id)| is_shown(id)).map(|it| it.0).collect();
+        (shown, list.body)
+    };
+    for (path, expected) in [
+        ("/inbox", &[1, 2][..]),
+        ("/inbox?state=", &[1, 2, 3]),
+        ("/inbox?state=rejected", &[3]),
+        ("/inbox?submitter=bob", &[1]),
+        ("/inbox?state=&submitter=bob", &[1, 3]),
+        ("/inbox?q=second", &[2]),
+        ("/inbox?q=WEATHER", &[1, 2]),
+        ("/inbox?q=of+rain&state=", &[1, 2, 3]),
+        ("/inbox?q=nothing", &[]),
+        ("/inbox?submitter=no%20name", &[]),
+        // What the reader, the operator, submitted: nothing.
+        ("/submissions", &[]),
+    ] {
+        assert_eq!(shown(path).await.0, expected, "{path}");
+    }
+    let (_, rejected) = shown("/inbox?state=rejected").await;
+    assert!(rejected.contains("Too broad") && !rejected.contains("name=\"job\""), "{rejected}");
+    let none = page(&worker, "/inbox?state=nonesuch").header("cookie", &cookie).send().await;
+    assert_eq!((none.status, none.error().0.as_str()), (400, "malformed_query"));
+    // Its submitter sees it by another list, with the reason.
+    let own = worker.get("/submissions").header("accept", "text/html").header("x-sway-user", "bob");
+    let own = own.send().await;
+    assert!(own.body.contains("Too broad") && own.body.contains("First"), "{}", own.body);
+    assert!(!own.body.contains("Second") && !own.body.contains("name=\"job\""));
+}
+
+#[tokio::test]
+async fn a_page_decides_with_its_key_on_the_job_that_it_showed() {
+    let worker = Worker::start().await;
+    let (cookie, key) = with_key(&worker).await;
+    let bob = worker.client("bob");
+    let asked = submission("Sums", &[("a.py", "print(1)\n")]);
+    let job = bob.submissions().submit(&asked).await.unwrap();
+    let digest = job.submission.unwrap().digest;
+    let shown = page(&worker, &format!("/job/{}", job.id)).header("cookie", &cookie).send().await;
+    assert!(shown.body.contains(&format!("data-digest=\"{digest}\"")), "{}", shown.body);
+    let decide = |verb: &str, digest: &str, headers: &[(&str, &str)]| {
+        let request = Request::new(worker.addr, "POST", &format!("/v1/jobs/{}/{verb}", job.id))
+            .header("content-type", "application/json")
+            .header("cookie", &cookie)
+            .body(format!("{{\"reason\": \"ok\", \"digest\": \"{digest}\"}}").into_bytes());
+        let request =
+            headers.iter().fold(request, |request, (name, value)| request.header(name, value));
+        async move { request.send().await }
+    };
+    assert_eq!(decide("approve", &digest, &[]).await.status, 401, "the cookie alone");
+    let key = [("x-sway-page", &*key)];
+    let other = decide("approve", &"0".repeat(64), &key).await;
+    assert_eq!(other.error().0, "not_reviewed");
+    let foreign = [key[0], ("origin", "http://127.0.0.1:1")];
+    assert_eq!(decide("reject", &digest, &foreign).await.status, 403);
+    let approved = decide("approve", &digest, &key).await;
+    assert_eq!(approved.status, 200, "{}", approved.body);
+    job_when(&bob, &job.id, |job| job.state.is_final()).await;
+    let shown = page(&worker, &format!("/job/{}", job.id)).header("cookie", &cookie).send().await;
+    assert!(shown.body.contains("href=\"/run/1\"") && !shown.body.contains("id=\"approve\""));
+}
+
+#[tokio::test]
+async fn a_review_shows_every_file_what_the_policy_finds_and_what_changed() {
+    let worker = Worker::start().await;
+    let cookie = signed_in(&worker).await;
+    let [alice, bob] = ["alice", "bob"].map(|user| worker.client(user));
+    let old = submission("Sums", &[("a.py", "a = 1\nprint(a)\n"), ("gone.txt", "x\n")]);
+    let old = bob.submissions().submit(&old).await.unwrap().id;
+    let yes = DecisionRequest { reason: "fine".to_owned(), digest: None };
+    alice.submissions().approve(&old, &yes).await.unwrap();
+    let code = "a = 1\nimport subprocess\nprint(a)\n";
+    let mut new = submission("Sums", &[("a.py", code), ("empty.py", ""), ("b.bin", "\0")]);
+    if let Program::Folder { files, .. } = &mut new.job.program {
+        files[3].content = vec![0xff, 0xfe];
+    }
+    new.job.args = vec!["--fast".to_owned()];
+    let new = bob.submissions().submit(&new).await.unwrap().id;
+    let shown = page(&worker, &format!("/job/{new}")).header("cookie", &cookie).send().await;
+    assert_eq!(shown.status, 200);
+    for part in [
+        "id=\"f1-l2\" data-number=\"2\">import subprocess\n",
+        "href=\"#f1-l2\"",
+        "<ins class=\"line\">+import subprocess\n</ins>",
+        "<span class=\"line\"> a = 1\n</span>",
+        "<del class=\"line\">-x\n</del>",
+        "<ins class=\"line\">+arguments: &quot;--fast&quot;\n</ins>",
+        "No text: 2 B, SHA-1 ",
+        "Empty.",
+        &format!("href=\"/job/{old}\""),
+    ] {
+        assert!(shown.body.contains(part), "{part} is not in {}", shown.body);
+    }
+    // Jobs on which nobody decides have no such page.
+    let direct = bob.jobs().submit(&spec(&["hang"])).await.unwrap().id;
+    let direct = page(&worker, &format!("/job/{direct}")).header("cookie", &cookie).send().await;
+    assert_eq!(direct.status, 303);
+    let none = page(&worker, "/job/zzzz").header("cookie", &cookie).send().await;
+    assert_eq!(none.status, 404);
+}
+
+#[tokio::test]
+async fn what_a_submitter_wrote_can_not_become_markup() {
+    let worker = Worker::start().await;
+    let bob = worker.client("bob");
+    let hostile = "</span><script>alert(1)</script><img src=x onerror=alert(1)>\"'";
+    let mut asked = submission(hostile, &[(&format!("{}.py", hostile.replace('/', "")), hostile)]);
+    asked.description = format!("{hostile}\n\u{202e}{hostile}");
+    asked.tags = vec!["<script>".to_owned()];
+    asked.job.args = vec![hostile.to_owned()];
+    asked.job.env = [("A".to_owned(), hostile.to_owned())].into();
+    let first = bob.submissions().submit(&asked).await.unwrap().id;
+    let yes = DecisionRequest { reason: hostile.to_owned(), digest: None };
+    worker.client("alice").submissions().approve(&first, &yes).await.unwrap();
+    job_when(&bob, &first, |job| job.state != JobState::Pending).await;
+    asked.job.args = vec![format!("{hostile}2")];
+    asked.job.program = submission("x", &[("<script>.py", hostile)]).job.program;
+    let second = bob.submissions().submit(&asked).await.unwrap().id;
+    for path in ["/inbox?state=", "/inbox?q=%22%3E%3Cscript%3E", "/submissions"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain([&first, &second].map(|id| format!("/job/{id}")))
+    {
+        let answer = worker.get(&path).header("accept", "text/html").header("x-sway-user", "bob");
+        let answer = answer.send().await;
+        assert_eq!(answer.status, 200);
+        assert!(!answer.body.contains("<script>") && !answer.body.contains("<img src=x"), "{path}");
+        assert!(answer.body.matches("<script").count() <= 2, "{path}");
+        assert!(!answer.body.contains('\u{202e}'), "{path}");
+        assert!(!answer.body.contains(" style=") && !answer.body.contains("<style"), "{path}");
+        let policy = answer.header("content-security-policy").unwrap();
+        assert!(policy.starts_with("default-src 'none'"), "{policy}");
+    }
 }

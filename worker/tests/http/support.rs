@@ -290,10 +290,12 @@ fn line(file: &JobFile) -> Vec<String> {
 async fn play(order: RunOrder) -> RunOutcome {
     let words = match &order.spec.program {
         Program::Command { argv } => argv.clone(),
-        // Scripts and handlers are plays of one line.
+        // Scripts, folders and handlers are plays of one line.
         Program::Script { file } => line(file),
         Program::Handler(handler) => line(handler.module_file().unwrap()),
-        Program::Folder { .. } => panic!("folders are not played"),
+        Program::Folder { files, entry } => {
+            line(files.iter().find(|file| file.path == *entry).unwrap())
+        }
     };
     let argv: Vec<&str> = words.iter().map(String::as_str).collect();
     let mut outcome = outcome();

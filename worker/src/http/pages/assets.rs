@@ -16,7 +16,7 @@ const JS: &str = "text/javascript; charset=utf-8";
 const SVG: &str = "image/svg+xml";
 
 /// Name, media type and content.
-const FILES: [(&str, &str, &str); 9] = [
+const FILES: [(&str, &str, &str); 10] = [
     ("style.css", CSS, include_str!("assets/style.css")),
     ("icon.svg", SVG, include_str!("assets/icon.svg")),
     ("page.js", JS, include_str!("assets/page.js")),
@@ -25,6 +25,7 @@ const FILES: [(&str, &str, &str); 9] = [
     ("run.js", JS, include_str!("assets/run.js")),
     ("output.js", JS, include_str!("assets/output.js")),
     ("usage.js", JS, include_str!("assets/usage.js")),
+    ("decide.js", JS, include_str!("assets/decide.js")),
     ("form.js", JS, include_str!("assets/form.js")),
 ];
 

@@ -88,7 +88,7 @@ impl ListQuery {
     }
 }
 
-fn chosen<T: Copy>(
+pub(super) fn chosen<T: Copy>(
     field: &str,
     asked: &str,
     all: &[T],
@@ -166,7 +166,7 @@ fn filters(query: &ListQuery) -> Markup {
     }
 }
 
-fn select(
+pub(super) fn select(
     id: &str,
     label: &str,
     asked: &str,

@@ -1,4 +1,5 @@
-//! The pages for people: the runs, one run with its live output, and a form that runs something.
+//! The pages for people: the runs, one run with its live output, a form that runs something, and
+//! jobs that an owner decides on.
 //!
 //! They are made here, and can be read without scripts; those of `assets/` add what is live, and the
 //! form. A page shows what strangers chose (names, output): [`text`] makes text of it, the
@@ -9,8 +10,10 @@ mod assets;
 mod figures;
 mod form;
 mod list;
+mod review;
 mod run;
 mod session;
+mod submissions;
 mod text;
 
 use std::sync::Arc;
@@ -20,23 +23,24 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware;
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use futures::StreamExt as _;
 use maud::{DOCTYPE, Markup, html};
-use sway_core::access::Scope::{Read, Run};
+use sway_core::access::Scope::{Approve, Read, Run, Submit};
 use sway_core::access::Scopes;
-use sway_core::api::jobs::{JobView, OutputStream};
+use sway_core::api::jobs::{JobList, JobView, OutputStream};
 use sway_core::job::JobState;
 use sway_server::error::{Path, Query, ServerError};
 use sway_server::guard::{self, ANONYMOUS, Identity};
 
 use self::list::ListQuery;
 pub(in crate::http) use self::session::{Session, with_sign_in};
+use self::submissions::{JobsQuery, Side};
 use super::openapi::Guarded;
 use super::{App, health, jobs, outputs};
-use crate::db::{JobFilter, Scope};
-use crate::queue::FoundRun;
+use crate::db::{DbError, JobFilter, Scope};
+use crate::queue::{FoundRun, QueueError};
 
 /// Everything from this worker alone; what makes markup of text, from nowhere.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
@@ -56,8 +60,11 @@ pub(super) fn routes() -> Router<App> {
         .route("/run/{id}/stdout", get(stdout))
         .route("/run/{id}/stderr", get(stderr))
         .route("/run/{id}/output.tar", get(output_files))
+        .route("/job/{id}", get(job))
         .route_layer(needs(Read))
         .route("/new", get(new).route_layer(needs(Run)))
+        .route("/inbox", get(inbox).route_layer(needs(Approve)))
+        .route("/submissions", get(own).route_layer(needs(Submit)))
         .route("/assets/{version}/{name}", get(assets::show))
 }
 
@@ -131,19 +138,84 @@ async fn run(
     let page = Page { script: Some("run.js"), ..Page::of(&identity) };
     let title = match (&found, &job) {
         (None, None) => {
-            let body = html! {
-                h1 { "Not found" }
-                p { "There is no run " (text::name(&id)) "." }
-                p { a .button href="/" { "All runs" } }
-            };
-            let page = Page { title: "Not found", script: None, ..page };
-            return Ok(page.answer(StatusCode::NOT_FOUND, body));
+            return Ok(not_found(&identity, &html! { "There is no run " (text::name(&id)) "." }));
         }
         (Some(run), _) => format!("#{} {}", run.id, text::plain(&run.filename)),
         (None, Some(job)) => text::plain(&job.filename).into_owned(),
     };
     let body = run::body(job.as_ref(), found.as_ref());
     Ok(Page { title: &title, ..page }.answer(StatusCode::OK, body))
+}
+
+/// `GET /inbox`: jobs that the reader decides on.
+async fn inbox(
+    app: State<App>,
+    identity: Identity,
+    query: Query<JobsQuery>,
+) -> Result<Response, ServerError> {
+    submitted(app, &identity, query, Side::Inbox).await
+}
+
+/// `GET /submissions`: jobs that the reader submitted.
+async fn own(
+    app: State<App>,
+    identity: Identity,
+    query: Query<JobsQuery>,
+) -> Result<Response, ServerError> {
+    submitted(app, &identity, query, Side::Own).await
+}
+
+async fn submitted(
+    State(app): State<App>,
+    identity: &Identity,
+    Query(query): Query<JobsQuery>,
+    side: Side,
+) -> Result<Response, ServerError> {
+    let jobs = match query.filter(side, identity)? {
+        Some(filter) => app.queue.jobs(filter).await?,
+        None => JobList::default(),
+    };
+    let script = (side == Side::Inbox).then_some("decide.js");
+    let page = Page { title: side.title(), current: side.path(), script, ..Page::of(identity) };
+    Ok(page.answer(StatusCode::OK, submissions::body(side, &query, &jobs, identity)))
+}
+
+/// `GET /job/{id}`: a submitted job, to be decided on.
+async fn job(
+    State(app): State<App>,
+    identity: Identity,
+    Path(id): Path<String>,
+) -> Result<Response, ServerError> {
+    let review = match app.queue.review(&id, &scope(&identity)).await {
+        Ok(review) => review,
+        Err(QueueError::Db(DbError::NotSubmitted(id))) => {
+            return Ok(Redirect::to(&format!("/run/{id}")).into_response());
+        }
+        Err(error) => {
+            let error = ServerError::from(error);
+            if error.status != StatusCode::NOT_FOUND {
+                return Err(error);
+            }
+            return Ok(not_found(&identity, &html! { "There is no job " (text::name(&id)) "." }));
+        }
+    };
+    let submission = review.job.submission.as_ref();
+    let title = submission.map_or("", |submission| &submission.name);
+    let title = text::code(title).into_owned();
+    let reader = identity.clone();
+    let making = tokio::task::spawn_blocking(move || review::body(&review, &reader));
+    let body = making.await.map_err(|_| QueueError::Stopping)?;
+    let page = Page { script: Some("decide.js"), ..Page::of(&identity) };
+    Ok(Page { title: &title, ..page }.answer(StatusCode::OK, body))
+}
+
+fn not_found(identity: &Identity, told: &Markup) -> Response {
+    let body = html! {
+        h1 { "Not found" }
+        p { (told) }
+        p { a .button href="/" { "All runs" } }
+    };
+    Page { title: "Not found", ..Page::of(identity) }.answer(StatusCode::NOT_FOUND, body)
 }
 
 /// `GET /run/{id}/events`: the events of `GET /v1/jobs/{id}/logs`, without following the job: it
@@ -245,7 +317,12 @@ impl<'a> Page<'a> {
     }
 
     fn html(self, body: &Markup) -> Markup {
-        let menu = [("/", "Runs"), ("/new", "New run")];
+        let menu = [
+            ("/", "Runs", None),
+            ("/inbox", "Inbox", Some(Approve)),
+            ("/submissions", "Submissions", Some(Submit)),
+            ("/new", "New run", Some(Run)),
+        ];
         html! {
             (DOCTYPE)
             html lang="en" {
@@ -267,7 +344,7 @@ impl<'a> Page<'a> {
                         a .brand href="/" { img src=(assets::path("icon.svg")) alt="" width="24" height="24"; "Sway" }
                         @if let Some(reader) = self.reader {
                             nav aria-label="Main" {
-                                @for (href, name) in menu.into_iter().filter(|(href, _)| *href != "/new" || reader.may(Run)) {
+                                @for (href, name, _) in menu.into_iter().filter(|(_, _, scope)| scope.is_none_or(|scope| reader.may(scope))) {
                                     a href=(href) aria-current=[(href == self.current).then_some("page")] { (name) }
                                 }
                                 // Who came in by `--open` reads nothing of anybody's.

@@ -6,7 +6,7 @@
 use maud::{Markup, html};
 use sway_core::api::jobs::{JobView, RunView, TraceUse};
 use sway_core::handler::Answer;
-use sway_core::job::{Limits, Network};
+use sway_core::job::{JobState, Limits, Network};
 
 use super::figures::{bar, caches, size, time, timeline};
 use super::list::{badge, filename};
@@ -34,7 +34,7 @@ pub(super) fn body(job: Option<&JobView>, run: Option<&RunView>) -> Markup {
                     div #answer {
                         @if let Some(answer) = run.and_then(|run| run.answer.as_ref()) { (result(answer)) }
                     }
-                    (written(run))
+                    (written(job, run))
                 }
                 (facts(job, run))
             }
@@ -73,6 +73,9 @@ fn summary(job: Option<&JobView>, run: Option<&RunView>) -> Markup {
                     (name(job.username.as_ref())) " · " (name(&job.image.to_string())) " · "
                     (moment(&job.created_at))
                 }
+            }
+            @if let Some((job, submission)) = job.and_then(|job| Some((job, job.submission.as_ref()?))) {
+                p .about { "Submitted as " a href={ "/job/" (job.id) } { (name(&submission.name)) } }
             }
             p #cancel-error .error role="alert" {}
         }
@@ -155,7 +158,7 @@ fn limit_rows(limits: &Limits) -> Markup {
     }
 }
 
-fn cpus(milli: u32) -> String {
+pub(super) fn cpus(milli: u32) -> String {
     let text = format!("{}.{:03}", milli / 1000, milli % 1000);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
@@ -267,7 +270,7 @@ fn beginning(text: &str, len: usize) -> &str {
     &text[..text.floor_char_boundary(len)]
 }
 
-fn written(run: Option<&RunView>) -> Markup {
+fn written(job: Option<&JobView>, run: Option<&RunView>) -> Markup {
     let numbered = run.map(|run| run.id);
     html! {
         section #output aria-labelledby="output-title" {
@@ -287,6 +290,10 @@ fn written(run: Option<&RunView>) -> Markup {
                 @if let Some(run) = run {
                     (pane("stdout", run.stdout.as_deref(), run.stdout_truncated))
                     (pane("stderr", run.stderr.as_deref(), run.stderr_truncated))
+                } @else if job.is_some_and(|job| job.state == JobState::Pending) {
+                    p .hint { "Nothing yet: the job waits for its owner." }
+                } @else if job.is_some_and(|job| job.state.is_final()) {
+                    p .hint { "Nothing: it did not run." }
                 } @else {
                     p .hint { "Nothing yet: the job waits for a place." }
                 }

@@ -103,13 +103,18 @@ impl Session {
 }
 
 fn is_page(path: &str) -> bool {
-    path == "/" || path == "/new" || path.starts_with("/run/")
+    matches!(path, "/" | "/new" | "/inbox" | "/submissions")
+        || path.starts_with("/run/")
+        || path.starts_with("/job/")
 }
 
 fn is_action(path: &str) -> bool {
     path == "/v1/jobs"
         || path == "/v1/jobs/batch"
-        || path.starts_with("/v1/jobs/") && path.ends_with("/cancel")
+        || path
+            .strip_prefix("/v1/jobs/")
+            .and_then(|path| path.split_once('/'))
+            .is_some_and(|(_, action)| matches!(action, "cancel" | "approve" | "reject"))
 }
 
 fn equal(told: &str, expected: &str) -> bool {
@@ -277,7 +282,9 @@ mod tests {
 
     #[test]
     fn signing_in_leads_to_pages_of_this_worker_alone() {
-        for own in ["/", "/new", "/run/12", "/run/abc?x=1"] {
+        for own in
+            ["/", "/new", "/run/12", "/run/abc?x=1", "/inbox?state=", "/job/abc", "/submissions"]
+        {
             assert_eq!(own_page(own), own);
         }
         for other in [

@@ -23,6 +23,28 @@ pub(super) fn plain(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
+/// A name or a line that is read before something is allowed: nothing in it is unseen.
+pub(super) fn exact(text: &str) -> Markup {
+    html! { bdi { (code(text)) } }
+}
+
+/// A line of code with all that is in it, as `sway review` shows it: letters that are not seen and
+/// characters that do something stand as `\u{…}`, tabs as they are.
+pub(super) fn code(line: &str) -> Cow<'_, str> {
+    let acts = |c: char| c != '\t' && (c.is_control() || is_invisible(c));
+    if !line.chars().any(acts) {
+        return Cow::Borrowed(line);
+    }
+    let mut shown = String::with_capacity(line.len());
+    for c in line.chars() {
+        match acts(c) {
+            true => shown.extend(c.escape_unicode()),
+            false => shown.push(c),
+        }
+    }
+    Cow::Owned(shown)
+}
+
 /// Lines of output. Colours of a terminal are left out; a carriage return ends a line.
 pub(super) fn output(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
@@ -64,9 +86,25 @@ fn turns_direction(c: char) -> bool {
     matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// What is not seen, or has what is around it seen in another order.
+fn is_invisible(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+        | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}'
+        | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reviewer_sees_every_letter_of_a_line() {
+        let hostile = "x = 1\t# \u{200b}\u{202e}safe\r\u{1b}[2J<b>";
+        assert_eq!(code(hostile), "x = 1\t# \\u{200b}\\u{202e}safe\\u{d}\\u{1b}[2J<b>");
+        assert_eq!(exact("<b>\u{feff}").into_string(), "<bdi>&lt;b&gt;\\u{feff}</bdi>");
+        assert!(matches!(code("naïve 日本 🙂"), Cow::Borrowed(_)));
+    }
 
     #[test]
     fn what_strangers_wrote_is_text_and_not_markup() {

@@ -1,0 +1,417 @@
+//! One submitted job as its owner reads it: what it asks for, what the policy finds, what changed
+//! since the submitter's last approved job, and every file.
+//!
+//! All of it is bounded, and what is left out is told beside the buttons that decide.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use maud::{Markup, html};
+use similar::{ChangeTag, TextDiff};
+use sway_core::access::Scope::Approve;
+use sway_core::api::jobs::JobView;
+use sway_core::api::submissions::{Finding, PreviousJob, Review};
+use sway_core::digest::Digest;
+use sway_core::job::{JobFile, JobSpec, JobState, Network, Program};
+use sway_server::guard::Identity;
+
+use super::figures::{size, time};
+use super::moment;
+use super::run::cpus;
+use super::submissions::{badge, decided, decision, results, tags};
+use super::text::{code, exact};
+
+/// Lines around a change.
+const CONTEXT_LINES: usize = 3;
+
+/// How long files are compared before what was found so far has to do.
+const DIFF_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Findings that are listed; all are marked in their files.
+const FINDINGS_MAX: usize = 200;
+
+/// What is left of what a page can carry. A file takes a line for its name.
+struct Room {
+    lines: usize,
+    bytes: usize,
+    /// Whether something had no room.
+    cut: bool,
+}
+
+impl Room {
+    /// Of all files, and once more of all changes.
+    const WHOLE: Self = Self { lines: 20_000, bytes: 1 << 20, cut: false };
+
+    /// Whether there is room for a line. Once there was none nothing follows: a gap in the middle
+    /// would not be seen.
+    fn take(&mut self, line: &str) -> bool {
+        self.cut |= self.lines == 0 || self.bytes < line.len();
+        if !self.cut {
+            (self.lines, self.bytes) = (self.lines - 1, self.bytes - line.len());
+        }
+        !self.cut
+    }
+
+    fn told(&self) -> Markup {
+        html! { @if self.cut { p .notice { "Cut here: there is more than a page can carry." } } }
+    }
+}
+
+/// The page; hashes and compares files, and so takes its time.
+pub(super) fn body(review: &Review, reader: &Identity) -> Markup {
+    let job = &review.job;
+    let Some(submission) = &job.submission else { return html! {} };
+    let decides = job.state == JobState::Pending
+        && reader.may(Approve)
+        && (reader.is_operator() || submission.owner == reader.user);
+    let (mut for_files, mut for_changes) = (Room::WHOLE, Room::WHOLE);
+    let (changes, files) = match &review.spec {
+        Some(spec) => (
+            changes(job, spec, review.previous.as_ref(), &mut for_changes),
+            files(spec, &review.findings, &mut for_files),
+        ),
+        None => (html! {}, html! { p .hint { "Its code was cleaned up." } }),
+    };
+    let left_out = for_files.cut || for_changes.cut;
+    html! {
+        article #review {
+            div #summary {
+                div .head { h1 { (exact(&submission.name)) " " (badge(job.state)) } }
+                p .about {
+                    (exact(job.username.as_ref())) " to " (exact(submission.owner.as_ref())) " · "
+                    (exact(&submission.queue)) " · " (moment(&job.created_at))
+                }
+                (tags(submission))
+            }
+            div .columns {
+                div .main {
+                    @if !submission.description.is_empty() {
+                        section .panel {
+                            h2 { "Description" }
+                            div .description { @for line in submission.description.lines() { p { (exact(line)) } } }
+                        }
+                    }
+                    (findings(review))
+                    (changes)
+                    (files)
+                }
+                aside .side aria-label="Decision" {
+                    @if left_out {
+                        p .notice { "This page does not show all of it: "
+                            code { "sway review " (job.id) } " does." }
+                    }
+                    div #deciding {
+                        @if let Some(done) = &submission.decision {
+                            section .panel { h2 { "Decision" } (decided(done)) (results(job)) }
+                        } @else if decides {
+                            (decision(reader, Some(job)))
+                        } @else {
+                            section .panel { h2 { "Decision" } p .hint {
+                                @if job.state == JobState::Pending { "Waits for " (exact(submission.owner.as_ref())) "." }
+                                @else { "Nobody decided: it was cancelled." }
+                            } }
+                        }
+                    }
+                    section .panel {
+                        h2 { "Asks for" }
+                        dl .asks {
+                            @for (name, value) in asks(job, review.spec.as_ref()) {
+                                dt { (name) } dd { (exact(&value)) }
+                            }
+                            dt { "job" } dd { code { (job.id) } }
+                            dt { "digest" } dd { code .digest { (submission.digest) } }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What it would run, in what, on what, within which limits.
+fn asks(job: &JobView, spec: Option<&JobSpec>) -> Vec<(&'static str, String)> {
+    let whole = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let limits = &job.limits;
+    let mut rows = vec![("image", format!("{}@{}", job.image, job.manifest))];
+    if let Some(spec) = spec {
+        rows.push((
+            "starts",
+            match &spec.program {
+                Program::Script { file } => file.path.clone(),
+                Program::Folder { entry, .. } => format!("/code/{entry}"),
+                Program::Command { argv } => quoted(argv),
+                Program::Handler(handler) => format!("the handler {}", handler.handler),
+            },
+        ));
+        if !spec.args.is_empty() {
+            rows.push(("arguments", quoted(&spec.args)));
+        }
+        for (name, value) in &spec.env {
+            rows.push(("environment", format!("{name}={value:?}")));
+        }
+    }
+    for dataset in &job.datasets {
+        let at = dataset.name.as_ref().map_or("/data".to_owned(), |name| format!("/data/{name}"));
+        rows.push(("dataset", format!("{}@{} at {at}", dataset.dataset, dataset.manifest)));
+    }
+    rows.push(("time", time(whole(limits.timeout_ms))));
+    rows.push(("memory", size(whole(limits.memory_bytes))));
+    rows.push(("CPUs", cpus(limits.cpus_milli)));
+    rows.push(("processes", limits.pids.to_string()));
+    rows.push(("output", format!("{} a stream", size(whole(limits.output_bytes)))));
+    if let Some(output) = &limits.output {
+        rows.push(("/output", format!("{} in {} files", size(whole(output.bytes)), output.files)));
+    }
+    let network = match job.network {
+        Network::None => "none",
+        Network::Isolated => "the outside, but nothing of the worker's host and networks",
+    };
+    rows.push(("network", network.to_owned()));
+    rows
+}
+
+fn quoted(words: &[String]) -> String {
+    words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" ")
+}
+
+fn files_of(program: &Program) -> &[JobFile] {
+    match program {
+        Program::Script { file } => std::slice::from_ref(file),
+        Program::Folder { files, .. } => files,
+        Program::Handler(handler) => &handler.files,
+        Program::Command { .. } => &[],
+    }
+}
+
+fn findings(review: &Review) -> Markup {
+    let files = review.spec.as_ref().map_or(&[][..], |spec| files_of(&spec.program));
+    let place = |finding: &Finding| {
+        let at = files.iter().position(|file| file.path == finding.file);
+        at.map(|at| format!("#{}", line_id(at, finding.line)))
+    };
+    let left_out = review.findings.len().saturating_sub(FINDINGS_MAX);
+    html! {
+        section .panel #findings {
+            h2 { "Findings " span .faint { (review.findings.len()) } }
+            @if review.findings.is_empty() {
+                p .hint { "No Python file or shell script does what the policy objects to." }
+            } @else {
+                ul .findings {
+                    @for finding in review.findings.iter().take(FINDINGS_MAX) {
+                        li {
+                            a href=[place(finding)] { (exact(&finding.file)) ":" (finding.line) }
+                            " " (exact(&finding.reason))
+                        }
+                    }
+                }
+                @if left_out > 0 { p .hint { (left_out) " more are marked in the files." } }
+            }
+        }
+    }
+}
+
+fn line_id(file: usize, line: usize) -> String {
+    format!("f{file}-l{line}")
+}
+
+/// What a file holds; of one that is no text, what tells it from others.
+fn text(file: &JobFile) -> Cow<'_, str> {
+    match std::str::from_utf8(&file.content) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => {
+            let digest = Digest::of(&file.content);
+            Cow::Owned(format!("No text: {}, SHA-1 {digest}.", len(&file.content)))
+        }
+    }
+}
+
+fn len(content: &[u8]) -> String {
+    size(i64::try_from(content.len()).unwrap_or(i64::MAX))
+}
+
+fn files(spec: &JobSpec, findings: &[Finding], room: &mut Room) -> Markup {
+    let files = files_of(&spec.program);
+    html! {
+        section #files {
+            h2 { "Files " span .faint { (files.len()) } }
+            @for (at, file) in files.iter().enumerate() {
+                @if room.take(&file.path) { (whole(at, file, findings, room)) }
+            }
+            (room.told())
+        }
+    }
+}
+
+/// One file with numbers before its lines, and findings below theirs.
+fn whole(at: usize, file: &JobFile, findings: &[Finding], room: &mut Room) -> Markup {
+    let here: Vec<_> = findings.iter().filter(|finding| finding.file == file.path).collect();
+    html! {
+        details .file open {
+            summary {
+                (exact(&file.path)) " "
+                span .faint { (len(&file.content)) @if file.executable { ", executable" } }
+            }
+            @match text(file) {
+                Cow::Owned(told) => p .hint { (told) },
+                Cow::Borrowed("") => p .hint { "Empty." },
+                Cow::Borrowed(text) => div .code {
+                    @for (number, line) in (1..).zip(lines(text)) {
+                        @if room.take(line) {
+                            span .line id=(line_id(at, number)) data-number=(number) { (code(line)) "\n" }
+                            @for finding in here.iter().filter(|finding| finding.line == number) {
+                                span .found { (exact(&finding.reason)) "\n" }
+                            }
+                        }
+                    }
+                },
+            }
+        }
+    }
+}
+
+/// With the carriage returns that they may end with: a reader is shown them.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.split_inclusive('\n').map(|line| line.strip_suffix('\n').unwrap_or(line))
+}
+
+/// What is new since the submitter's last approved job.
+fn changes(
+    job: &JobView,
+    spec: &JobSpec,
+    previous: Option<&PreviousJob>,
+    room: &mut Room,
+) -> Markup {
+    let section = |content: Markup| html! { section #changes { h2 { "Changes" } (content) } };
+    let Some(previous) = previous else {
+        return section(html! {
+            p .hint { "None of the submitter’s jobs to this owner was approved before this one." }
+        });
+    };
+    let id = &previous.job.id;
+    let since = html! { "Since " a href={ "/job/" (id) } { (id) } ", which was approved. " };
+    let Some(old) = &previous.spec else {
+        return section(html! {
+            p .hint { (since) "Its code was cleaned up: there is nothing to compare with." }
+        });
+    };
+    let deadline = Instant::now() + DIFF_DEADLINE;
+    let asked = |job, spec| {
+        let rows = asks(job, Some(spec)).into_iter();
+        rows.map(|(name, value)| format!("{name}: {value}\n")).collect::<String>()
+    };
+    let (was, is) = (asked(&previous.job, old), asked(job, spec));
+    let mut all = Vec::new();
+    if was != is {
+        all.push(difference("What it asks for", "", &was, &is, deadline, room));
+    }
+    let (old, new) = (files_of(&old.program), files_of(&spec.program));
+    let paths: BTreeSet<&str> = old.iter().chain(new).map(|file| file.path.as_str()).collect();
+    for path in paths {
+        let was = old.iter().find(|file| file.path == path);
+        let is = new.iter().find(|file| file.path == path);
+        if was == is || !room.take(path) {
+            continue;
+        }
+        let note = match (was.map(|file| file.executable), is.map(|file| file.executable)) {
+            (None, _) => "new",
+            (_, None) => "gone",
+            (Some(false), Some(true)) => "executable now",
+            (Some(true), Some(false)) => "not executable now",
+            _ => "",
+        };
+        let (was, is) = (was.map_or("".into(), text), is.map_or("".into(), text));
+        all.push(difference(path, note, &was, &is, deadline, room));
+    }
+    section(html! {
+        p .hint { (since) @if all.is_empty() { "Nothing changed." } }
+        @for change in all { (change) }
+        (room.told())
+    })
+}
+
+fn difference(
+    name: &str,
+    note: &str,
+    old: &str,
+    new: &str,
+    deadline: Instant,
+    room: &mut Room,
+) -> Markup {
+    let too_long = old.len().max(new.len()) > Room::WHOLE.bytes;
+    room.cut |= too_long;
+    let diff = || TextDiff::configure().deadline(deadline).diff_lines(old, new);
+    html! {
+        details .file open {
+            summary { (exact(name)) " " span .faint { (note) } }
+            @if too_long {
+                p .hint { "Too long to be compared here." }
+            } @else if old != new {
+                div .code.diff { (hunks(&diff(), room)) }
+            }
+        }
+    }
+}
+
+fn hunks(diff: &TextDiff<'_, '_, '_, str>, room: &mut Room) -> Markup {
+    html! {
+        @for group in diff.grouped_ops(CONTEXT_LINES) {
+            @if let Some(first) = group.first() {
+                span .hunk { "line " (first.new_range().start + 1) "\n" }
+            }
+            @for change in group.iter().flat_map(|op| diff.iter_changes(op)) {
+                @let line = change.value().strip_suffix('\n').unwrap_or(change.value());
+                @if room.take(line) {
+                    @match change.tag() {
+                        ChangeTag::Delete => del .line { "-" (code(line)) "\n" },
+                        ChangeTag::Insert => ins .line { "+" (code(line)) "\n" },
+                        ChangeTag::Equal => span .line { " " (code(line)) "\n" },
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(content: &[u8]) -> JobSpec {
+        let file = |path: &str, content: &[u8]| JobFile {
+            path: path.to_owned(),
+            content: content.to_vec(),
+            executable: false,
+        };
+        let files = vec![file("a.py", content), file("b.py", b"last\n")];
+        JobSpec::new(None, Program::Folder { files, entry: "a.py".to_owned() })
+    }
+
+    #[test]
+    fn what_a_page_can_not_carry_is_cut_once_and_told() {
+        let mut room = Room { lines: 5, bytes: 100, cut: false };
+        let shown = files(&folder(b"1\n2\n3\n"), &[], &mut room).into_string();
+        assert!(shown.contains("data-number=\"3\"") && shown.contains("Cut here"), "{shown}");
+        assert!(!shown.contains("last") && room.cut);
+        let mut room = Room { lines: 6, bytes: 100, cut: false };
+        let shown = files(&folder(b"1\n2\n3"), &[], &mut room).into_string();
+        assert!(shown.contains("last") && !shown.contains("Cut here") && !room.cut, "{shown}");
+        let mut room = Room { lines: 6, bytes: 10, cut: false };
+        let shown = files(&folder(b"12345678901234567890\nx\n"), &[], &mut room).into_string();
+        assert!(!shown.contains("data-number") && room.cut, "nothing after a gap: {shown}");
+    }
+
+    #[test]
+    fn a_difference_stands_between_the_lines_around_it() {
+        let (old, new) = ("a\nb\nc\n", "a\n<b>\nc\n");
+        let mut room = Room::WHOLE;
+        let deadline = Instant::now() + DIFF_DEADLINE;
+        let shown = difference("x", "", old, new, deadline, &mut room).into_string();
+        let del = shown.find("<del class=\"line\">-b\n</del>").unwrap();
+        let ins = shown.find("<ins class=\"line\">+&lt;b&gt;\n</ins>").unwrap();
+        assert!(shown.find("> a\n<").unwrap() < del && del < ins, "{shown}");
+        let long = "x".repeat(Room::WHOLE.bytes + 1);
+        let shown = difference("x", "", "", &long, deadline, &mut room).into_string();
+        assert!(shown.contains("Too long") && room.cut, "{shown}");
+    }
+}
