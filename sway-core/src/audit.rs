@@ -34,7 +34,8 @@ pub struct AuditEntry {
     pub token: String,
     /// Address that it came from, or `-`.
     pub peer: String,
-    /// What was done: `submitted`, `approved`, `rejected`, `cancelled`, `started`, `ended`, …
+    /// What was done: `submitted`, `approved`, `rejected`, `cancelled`, `started`, `ended`,
+    /// `user_added`, …
     pub action: String,
     /// To which job, or `-`.
     pub job: String,

@@ -17,7 +17,7 @@ use sway_server::guard::{ANONYMOUS, Authority, Identity, OPERATOR, WrongToken};
 use sway_server::tasks::Tasks;
 use sway_server::token::{Token, hash_of, random_hex};
 
-use crate::db::{Db, DbError, TokenRow, now, rfc3339};
+use crate::db::{Caller, Db, DbError, TokenRow, now, rfc3339};
 
 /// Users on record, revoked ones included.
 const USERS_MAX: usize = 10_000;
@@ -157,7 +157,7 @@ impl Users {
     }
 
     /// Adds a user; one that was revoked comes back without tokens.
-    pub async fn add_user(&self, new: NewUser) -> Result<UserView, UsersError> {
+    pub async fn add_user(&self, caller: Caller, new: NewUser) -> Result<UserView, UsersError> {
         if RESERVED.contains(&new.name.as_ref()) {
             return Err(UsersError::Reserved(new.name));
         }
@@ -175,20 +175,24 @@ impl Users {
             }
         }
         let user = UserView { name: new.name, role: new.role, created_at: now(), revoked_at: None };
-        self.0.db.put_user(user.clone()).await?;
+        self.0.db.put_user(user.clone(), caller).await?;
         self.known_mut().users.insert(user.name.clone(), user.clone());
         tracing::info!(user = %user.name, role = %user.role, "user added");
         Ok(user)
     }
 
     /// Ends a user, and every token of it.
-    pub async fn revoke_user(&self, name: &UserName) -> Result<UserView, UsersError> {
+    pub async fn revoke_user(
+        &self,
+        caller: Caller,
+        name: &UserName,
+    ) -> Result<UserView, UsersError> {
         let _changing = self.0.changing.lock().await;
         if !self.known().users.contains_key(name) {
             return Err(UsersError::NoUser(name.clone()));
         }
         let now = now();
-        self.0.db.revoke_user(name.clone(), now.clone()).await?;
+        self.0.db.revoke_user(name.clone(), now.clone(), caller).await?;
         let mut known = self.known_mut();
         let tokens = known.tokens.values_mut().map(|row| &mut row.view);
         for token in tokens.filter(|token| token.user == *name) {
@@ -201,7 +205,7 @@ impl Users {
     }
 
     /// Makes a token of a user.
-    pub async fn add_token(&self, new: NewToken) -> Result<MadeToken, UsersError> {
+    pub async fn add_token(&self, caller: Caller, new: NewToken) -> Result<MadeToken, UsersError> {
         if new.label.as_deref().is_some_and(|label| !is_label(label)) {
             return Err(UsersError::Label);
         }
@@ -237,7 +241,7 @@ impl Users {
             revoked_at: None,
         };
         let row = TokenRow { hash: hash_of(&secret), view: view.clone() };
-        self.0.db.put_token(row.clone(), instead_of.clone()).await?;
+        self.0.db.put_token(row.clone(), instead_of.clone(), caller).await?;
         let mut known = self.known_mut();
         if let Some(id) = instead_of {
             known.tokens.remove(&id);
@@ -250,6 +254,7 @@ impl Users {
     /// Ends a token of `of`, or of anybody.
     pub async fn revoke_token(
         &self,
+        caller: Caller,
         id: &str,
         of: Option<&UserName>,
     ) -> Result<TokenView, UsersError> {
@@ -259,7 +264,7 @@ impl Users {
             return Err(UsersError::NoToken(id.chars().take(40).collect()));
         }
         let now = now();
-        self.0.db.revoke_token(id.to_owned(), now.clone()).await?;
+        self.0.db.revoke_token(id.to_owned(), now.clone(), caller).await?;
         let mut known = self.known_mut();
         let row = known.tokens.get_mut(id).expect("only a change forgets a token");
         row.view.revoked_at.get_or_insert(now);
@@ -359,6 +364,8 @@ mod tests {
 
     use super::*;
 
+    const BOSS: Caller = Caller::WORKER;
+
     async fn open(data: &tempfile::TempDir) -> Users {
         let db = Db::open(&data.path().join("worker.db")).unwrap();
         Users::open(Token::parse("operators").unwrap(), db, Tasks::new()).await.unwrap()
@@ -382,8 +389,8 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let users = open(&data).await;
         assert_eq!(users.identify("operators").unwrap(), Identity::operator());
-        users.add_user(user("ada", Role::Owner)).await.unwrap();
-        let made = users.add_token(token("ada")).await.unwrap();
+        users.add_user(BOSS, user("ada", Role::Owner)).await.unwrap();
+        let made = users.add_token(BOSS, token("ada")).await.unwrap();
         assert!(made.secret.len() >= 64 && !format!("{made:?}").contains(&made.secret));
         let identity = users.identify(&made.secret).unwrap();
         assert_eq!((identity.user.as_ref(), identity.scopes), ("ada", Role::Owner.scopes()));
@@ -396,17 +403,44 @@ mod tests {
         let again = open(&data).await;
         assert_eq!(again.identify(&made.secret), Ok(identity));
         assert!(again.tokens(None)[0].last_used_at.is_some());
-        again.revoke_token(&made.token.id, None).await.unwrap();
+        again.revoke_token(BOSS, &made.token.id, None).await.unwrap();
         assert_eq!(again.identify(&made.secret), Err(WrongToken::Revoked));
         assert_eq!(open(&data).await.identify(&made.secret), Err(WrongToken::Revoked));
+    }
+
+    #[tokio::test]
+    async fn the_audit_tells_who_added_and_ended_what() {
+        let data = tempfile::tempdir().unwrap();
+        let users = open(&data).await;
+        let caller = Caller {
+            user: Some("operator".parse().unwrap()),
+            token: None,
+            peer: Some("192.0.2.1".to_owned()),
+        };
+        users.add_user(caller.clone(), user("ada", Role::Owner)).await.unwrap();
+        let made = users.add_token(caller.clone(), token("ada")).await.unwrap();
+        for _ in 0..2 {
+            users.revoke_token(caller.clone(), &made.token.id, None).await.unwrap();
+            users.revoke_user(caller.clone(), &"ada".parse().unwrap()).await.unwrap();
+        }
+        let entries = users.0.db.audit(None, 0, 100).await.unwrap().entries;
+        let told: Vec<_> = entries.iter().map(|entry| entry.action.as_str()).collect();
+        // What changed nothing is not told.
+        assert_eq!(told, ["user_added", "token_added", "token_revoked", "user_revoked"]);
+        let of_token: serde_json::Value = serde_json::from_str(&entries[1].detail).unwrap();
+        assert_eq!(of_token["token"], made.token.id);
+        for entry in &entries {
+            assert_eq!((entry.actor.as_str(), entry.peer.as_str()), ("operator", "192.0.2.1"));
+        }
+        assert!(!entries[1].detail.contains(made.secret.rsplit_once('_').unwrap().1));
     }
 
     #[tokio::test]
     async fn no_secret_is_in_the_database() {
         let data = tempfile::tempdir().unwrap();
         let users = open(&data).await;
-        users.add_user(user("ada", Role::Owner)).await.unwrap();
-        let made = users.add_token(token("ada")).await.unwrap();
+        users.add_user(BOSS, user("ada", Role::Owner)).await.unwrap();
+        let made = users.add_token(BOSS, token("ada")).await.unwrap();
         let (_, random) = made.secret.rsplit_once('_').unwrap();
         let files: Vec<_> = std::fs::read_dir(data.path()).unwrap().map(Result::unwrap).collect();
         let found = |needle: &str| {
@@ -423,14 +457,14 @@ mod tests {
     async fn a_users_end_is_its_tokens_end_also_where_the_user_comes_back() {
         let data = tempfile::tempdir().unwrap();
         let users = open(&data).await;
-        users.add_user(user("ada", Role::Owner)).await.unwrap();
-        let exists = users.add_user(user("ada", Role::Operator)).await;
+        users.add_user(BOSS, user("ada", Role::Owner)).await.unwrap();
+        let exists = users.add_user(BOSS, user("ada", Role::Operator)).await;
         assert!(matches!(exists, Err(UsersError::Exists(_))));
-        let made = users.add_token(token("ada")).await.unwrap();
-        users.revoke_user(&"ada".parse().unwrap()).await.unwrap();
+        let made = users.add_token(BOSS, token("ada")).await.unwrap();
+        users.revoke_user(BOSS, &"ada".parse().unwrap()).await.unwrap();
         assert_eq!(users.identify(&made.secret), Err(WrongToken::Revoked));
-        assert!(matches!(users.add_token(token("ada")).await, Err(UsersError::NoUser(_))));
-        users.add_user(user("ada", Role::Submitter)).await.unwrap();
+        assert!(matches!(users.add_token(BOSS, token("ada")).await, Err(UsersError::NoUser(_))));
+        users.add_user(BOSS, user("ada", Role::Submitter)).await.unwrap();
         assert_eq!(users.identify(&made.secret), Err(WrongToken::Revoked));
         let again = open(&data).await;
         assert_eq!(again.identify(&made.secret), Err(WrongToken::Revoked));
@@ -441,9 +475,9 @@ mod tests {
     async fn a_token_has_at_most_what_the_role_allows() {
         let data = tempfile::tempdir().unwrap();
         let users = open(&data).await;
-        users.add_user(user("sue", Role::Submitter)).await.unwrap();
+        users.add_user(BOSS, user("sue", Role::Submitter)).await.unwrap();
         let asking = async |scopes: Scopes| {
-            users.add_token(NewToken { scopes: Some(scopes), ..token("sue") }).await
+            users.add_token(BOSS, NewToken { scopes: Some(scopes), ..token("sue") }).await
         };
         for scope in Scope::ALL {
             let allowed = Role::Submitter.scopes().contains(scope);
@@ -458,15 +492,15 @@ mod tests {
     async fn a_token_expires() {
         let data = tempfile::tempdir().unwrap();
         let users = open(&data).await;
-        users.add_user(user("ada", Role::Owner)).await.unwrap();
+        users.add_user(BOSS, user("ada", Role::Owner)).await.unwrap();
         let lasting = |expires_in_s| NewToken { expires_in_s: Some(expires_in_s), ..token("ada") };
-        let made = users.add_token(lasting(3600)).await.unwrap();
+        let made = users.add_token(BOSS, lasting(3600)).await.unwrap();
         assert!(users.identify(&made.secret).is_ok());
         let row = users.known().tokens[&made.token.id].clone();
         let at = rfc3339(SystemTime::now() + Duration::from_secs(3601));
         assert_eq!(users.known().identity(&row, &at), Err(WrongToken::Expired));
         for seconds in [0, u64::MAX] {
-            let refused = users.add_token(lasting(seconds)).await;
+            let refused = users.add_token(BOSS, lasting(seconds)).await;
             assert!(matches!(refused, Err(UsersError::Expiry)), "{seconds}");
         }
     }
@@ -476,12 +510,13 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let users = open(&data).await;
         for name in RESERVED {
-            let refused = users.add_user(user(name, Role::Owner)).await;
+            let refused = users.add_user(BOSS, user(name, Role::Owner)).await;
             assert!(matches!(refused, Err(UsersError::Reserved(_))), "{name}");
         }
-        users.add_user(user("ada", Role::Owner)).await.unwrap();
+        users.add_user(BOSS, user("ada", Role::Owner)).await.unwrap();
         for label in [String::new(), "x".repeat(101), "a\u{1b}[31m".to_owned()] {
-            let refused = users.add_token(NewToken { label: Some(label), ..token("ada") }).await;
+            let refused =
+                users.add_token(BOSS, NewToken { label: Some(label), ..token("ada") }).await;
             assert!(matches!(refused, Err(UsersError::Label)));
         }
     }
@@ -490,21 +525,21 @@ mod tests {
     async fn nobody_ends_a_token_of_somebody_else_and_a_user_has_not_too_many() {
         let data = tempfile::tempdir().unwrap();
         let users = open(&data).await;
-        users.add_user(user("ada", Role::Owner)).await.unwrap();
-        let made = users.add_token(token("ada")).await.unwrap();
+        users.add_user(BOSS, user("ada", Role::Owner)).await.unwrap();
+        let made = users.add_token(BOSS, token("ada")).await.unwrap();
         let (ada, bob) = ("ada".parse().unwrap(), "bob".parse().unwrap());
-        let foreign = users.revoke_token(&made.token.id, Some(&bob)).await.unwrap_err();
-        let missing = users.revoke_token("nothing", Some(&bob)).await.unwrap_err();
+        let foreign = users.revoke_token(BOSS, &made.token.id, Some(&bob)).await.unwrap_err();
+        let missing = users.revoke_token(BOSS, "nothing", Some(&bob)).await.unwrap_err();
         assert_eq!(
             foreign.to_string().replace(&made.token.id, "_"),
             missing.to_string().replace("nothing", "_")
         );
         for _ in 1..TOKENS_OF_USER_MAX {
-            users.add_token(token("ada")).await.unwrap();
+            users.add_token(BOSS, token("ada")).await.unwrap();
         }
-        let refused = users.add_token(token("ada")).await;
+        let refused = users.add_token(BOSS, token("ada")).await;
         assert!(matches!(refused, Err(UsersError::TooMany(_))));
-        users.revoke_token(&made.token.id, Some(&ada)).await.unwrap();
-        users.add_token(token("ada")).await.unwrap();
+        users.revoke_token(BOSS, &made.token.id, Some(&ada)).await.unwrap();
+        users.add_token(BOSS, token("ada")).await.unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! Table `audit`: who did what to which job, when, and from where.
+//! Table `audit`: who did what to which job, user or token, when, and from where.
 //!
 //! An entry is added in the transaction of the change that it tells of, by [`append`]. The table's
 //! triggers refuse anything else; what goes around them breaks the chain (`sway_core::audit`).
@@ -49,6 +49,14 @@ pub enum Action {
     Cleaned,
     /// An owner changed what the queue grants.
     QueueSet,
+    /// There is one user more.
+    UserAdded,
+    /// A user and all of its tokens open nothing any more.
+    UserRevoked,
+    /// There is one token more.
+    TokenAdded,
+    /// A token opens nothing any more.
+    TokenRevoked,
 }
 
 impl Action {
@@ -64,6 +72,10 @@ impl Action {
             Self::Ended => "ended",
             Self::Cleaned => "cleaned",
             Self::QueueSet => "queue_set",
+            Self::UserAdded => "user_added",
+            Self::UserRevoked => "user_revoked",
+            Self::TokenAdded => "token_added",
+            Self::TokenRevoked => "token_revoked",
         }
     }
 }

@@ -1,9 +1,11 @@
 //! Users and their tokens.
 
 use rusqlite::{Row, params};
+use serde_json::json;
 use sway_core::api::users::{TokenView, UserView};
 use sway_core::name::UserName;
 
+use super::audit::{self, Action, Caller};
 use super::{Db, DbError};
 
 /// A token as it is kept.
@@ -67,28 +69,41 @@ impl Db {
     }
 
     /// Writes a user down, in place of what was known before.
-    pub async fn put_user(&self, user: UserView) -> Result<(), DbError> {
+    pub async fn put_user(&self, user: UserView, caller: Caller) -> Result<(), DbError> {
         self.call(move |connection| {
-            connection.execute(
+            let transaction = connection.transaction()?;
+            transaction.execute(
                 "INSERT INTO users (name, role, created_at, revoked_at) VALUES (?1, ?2, ?3, ?4)
                  ON CONFLICT (name) DO UPDATE SET role = excluded.role,
                      created_at = excluded.created_at, revoked_at = excluded.revoked_at",
                 params![user.name.as_ref(), user.role.as_str(), user.created_at, user.revoked_at],
             )?;
-            Ok(())
+            let detail = json!({ "user": user.name, "role": user.role });
+            audit::append(&transaction, &caller, Action::UserAdded, None, &detail)?;
+            Ok(transaction.commit()?)
         })
         .await
     }
 
     /// Ends a user, and all tokens of it, at `now`.
-    pub async fn revoke_user(&self, name: UserName, now: String) -> Result<(), DbError> {
+    pub async fn revoke_user(
+        &self,
+        name: UserName,
+        now: String,
+        caller: Caller,
+    ) -> Result<(), DbError> {
         self.call(move |connection| {
             let transaction = connection.transaction()?;
+            let mut ended = 0;
             for end in [
                 "UPDATE users SET revoked_at = ?2 WHERE name = ?1 AND revoked_at IS NULL",
                 "UPDATE tokens SET revoked_at = ?2 WHERE username = ?1 AND revoked_at IS NULL",
             ] {
-                transaction.execute(end, params![name.as_ref(), now])?;
+                ended += transaction.execute(end, params![name.as_ref(), now])?;
+            }
+            if ended > 0 {
+                let detail = json!({ "user": name });
+                audit::append(&transaction, &caller, Action::UserRevoked, None, &detail)?;
             }
             Ok(transaction.commit()?)
         })
@@ -100,6 +115,7 @@ impl Db {
         &self,
         token: TokenRow,
         instead_of: Option<String>,
+        caller: Caller,
     ) -> Result<(), DbError> {
         self.call(move |connection| {
             let view = token.view;
@@ -118,17 +134,28 @@ impl Db {
                     view.expires_at
                 ],
             )?;
+            let detail = json!({ "token": view.id, "user": view.user, "scopes": view.scopes });
+            audit::append(&transaction, &caller, Action::TokenAdded, None, &detail)?;
             Ok(transaction.commit()?)
         })
         .await
     }
 
     /// Ends a token at `now`.
-    pub async fn revoke_token(&self, id: String, now: String) -> Result<(), DbError> {
+    pub async fn revoke_token(
+        &self,
+        id: String,
+        now: String,
+        caller: Caller,
+    ) -> Result<(), DbError> {
         self.call(move |connection| {
+            let transaction = connection.transaction()?;
             let end = "UPDATE tokens SET revoked_at = ?2 WHERE id = ?1 AND revoked_at IS NULL";
-            connection.execute(end, params![id, now])?;
-            Ok(())
+            if transaction.execute(end, params![id, now])? > 0 {
+                let detail = json!({ "token": id });
+                audit::append(&transaction, &caller, Action::TokenRevoked, None, &detail)?;
+            }
+            Ok(transaction.commit()?)
         })
         .await
     }

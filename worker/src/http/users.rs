@@ -12,6 +12,7 @@ use sway_server::guard::Identity;
 
 use super::App;
 use super::openapi::{Changed, Guarded, Named};
+use crate::db::Caller;
 
 /// Who is asking, and what for.
 #[utoipa::path(get, path = "/v1/me", tag = "users",
@@ -35,9 +36,10 @@ pub(super) async fn list(State(app): State<App>) -> Json<UserList> {
         Guarded, Changed))]
 pub(super) async fn add(
     State(app): State<App>,
+    caller: Caller,
     Json(new): Json<NewUser>,
 ) -> Result<(StatusCode, Json<UserView>), ServerError> {
-    Ok((StatusCode::CREATED, Json(app.users.add_user(new).await?)))
+    Ok((StatusCode::CREATED, Json(app.users.add_user(caller, new).await?)))
 }
 
 /// Ends a user and all tokens of it at once. Jobs, runs and images stay.
@@ -46,12 +48,13 @@ pub(super) async fn add(
     responses((status = 200, description = "The user.", body = UserView), Guarded, Named))]
 pub(super) async fn revoke(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
 ) -> Result<Json<UserView>, ServerError> {
     let name: UserName = name
         .parse()
         .map_err(|error| ServerError::bad_request("malformed_user", format!("{error}")))?;
-    Ok(Json(app.users.revoke_user(&name).await?))
+    Ok(Json(app.users.revoke_user(caller, &name).await?))
 }
 
 /// The caller's tokens without their secrets; everybody's for the scope admin.
@@ -67,9 +70,10 @@ pub(super) async fn list_tokens(State(app): State<App>, identity: Identity) -> J
         Guarded, Named, Changed))]
 pub(super) async fn add_token(
     State(app): State<App>,
+    caller: Caller,
     Json(new): Json<NewToken>,
 ) -> Result<Response, ServerError> {
-    let made: MadeToken = app.users.add_token(new).await?;
+    let made: MadeToken = app.users.add_token(caller, new).await?;
     let no_store = [(header::CACHE_CONTROL, "no-store")];
     Ok((StatusCode::CREATED, no_store, Json(made)).into_response())
 }
@@ -81,9 +85,10 @@ pub(super) async fn add_token(
 pub(super) async fn revoke_token(
     State(app): State<App>,
     identity: Identity,
+    caller: Caller,
     Path(id): Path<String>,
 ) -> Result<Json<TokenView>, ServerError> {
-    Ok(Json(app.users.revoke_token(&id, owner(&identity)).await?))
+    Ok(Json(app.users.revoke_token(caller, &id, owner(&identity)).await?))
 }
 
 /// Whose tokens the caller may see and end: none where they are everybody's.
