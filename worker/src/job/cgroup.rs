@@ -234,7 +234,7 @@ impl Cgroup {
         }
         self.set("cpu.cfs_period_us", &cpu.period.to_string())?;
         self.set("cpu.cfs_quota_us", &cpu.quota.to_string())?;
-        self.set("pids.max", &pids.limit.to_string())
+        self.limit_tasks(pids.limit)
     }
 
     /// Gives a new group of v1, and those above it, the CPUs and memory nodes of the one above: it
@@ -248,15 +248,17 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Writes a file of the hierarchy that has it.
+    /// A file of the hierarchy that has it.
+    fn found(&self, file: &str) -> Option<PathBuf> {
+        let mut all = self.directories.iter().map(|directory| directory.join(file));
+        all.find(|path| path.exists())
+    }
+
+    /// Writes such a file.
     fn set(&self, file: &str, value: &str) -> io::Result<()> {
-        let all = self.directories.iter().map(|directory| directory.join(file));
-        let found = all.into_iter().find(|path| path.exists()).ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::NotFound,
-                format!("this machine's cgroups have no {file}"),
-            )
-        })?;
+        let missing = || format!("this machine's cgroups have no {file}");
+        let found = self.found(file);
+        let found = found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, missing()))?;
         fs_err::write(found, value)
     }
 
@@ -299,37 +301,28 @@ impl Cgroup {
 
     /// Sets the limits of a group that has others: memory with swap, CPUs in thousandths, tasks.
     pub(crate) fn limit(&self, memory_bytes: u64, cpus_milli: u32, tasks: u32) -> io::Result<()> {
-        let found = |file: &str| {
-            let mut all = self.directories.iter().map(|directory| directory.join(file));
-            all.find(|file| file.exists())
-        };
-        let write = |file: &str, value: String| {
-            let missing = || io::Error::new(io::ErrorKind::NotFound, format!("no {file}"));
-            fs_err::write(found(file).ok_or_else(missing)?, value)
-        };
+        let memory = memory_bytes.to_string();
         let quota_us = u64::from(cpus_milli) * CPU_PERIOD_US / 1000;
         if self.unified {
-            write("memory.max", memory_bytes.to_string())?;
-            write("cpu.max", format!("{quota_us} {CPU_PERIOD_US}"))?;
+            self.set("memory.max", &memory)?;
+            self.set("cpu.max", &format!("{quota_us} {CPU_PERIOD_US}"))?;
         } else {
             // Memory alone may never exceed memory with swap, so which goes first depends. Some
             // kernels do not count swap.
-            let both = found("memory.memsw.limit_in_bytes");
-            let _raised = both.as_ref().map(|both| fs_err::write(both, memory_bytes.to_string()));
-            write("memory.limit_in_bytes", memory_bytes.to_string())?;
+            let both = self.found("memory.memsw.limit_in_bytes");
+            let _raised = both.as_ref().map(|both| fs_err::write(both, &memory));
+            self.set("memory.limit_in_bytes", &memory)?;
             if let Some(both) = both {
-                fs_err::write(both, memory_bytes.to_string())?;
+                fs_err::write(both, &memory)?;
             }
-            write("cpu.cfs_quota_us", quota_us.to_string())?;
+            self.set("cpu.cfs_quota_us", &quota_us.to_string())?;
         }
         self.limit_tasks(tasks)
     }
 
     /// Lets at most so many tasks be in the group from now on.
     pub(crate) fn limit_tasks(&self, tasks: u32) -> io::Result<()> {
-        let at = |directory: &PathBuf| directory.join("pids.max");
-        let file = self.directories.iter().map(at).find(|file| file.exists());
-        file.map_or(Ok(()), |file| fs_err::write(file, tasks.to_string()))
+        self.set("pids.max", &tasks.to_string())
     }
 
     /// Whether something lives in the group, even where no process of it is listed any more: on v2
