@@ -3,6 +3,8 @@
 
 use std::fmt::Write as _;
 
+use sway_core::foreign::is_invisible;
+
 /// The text with its line ends and tabs, and everything else that does something shown as `\u{…}`.
 pub(crate) fn shown(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut shown, letter| {
@@ -25,14 +27,6 @@ pub(crate) fn line(text: &str, max: usize) -> String {
         Some(_) => text.chars().take(max - 1).chain(['…']).collect(),
         None => text,
     }
-}
-
-/// Letters that are not seen, or that have those around them seen in another order.
-fn is_invisible(letter: char) -> bool {
-    matches!(letter,
-        '\u{ad}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
-        | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}'
-        | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 #[cfg(test)]

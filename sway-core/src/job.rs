@@ -189,6 +189,16 @@ impl Program {
         };
         path.rsplit('/').next().unwrap_or(path)
     }
+
+    /// The files that come along.
+    pub fn files(&self) -> &[JobFile] {
+        match self {
+            Self::Script { file } => std::slice::from_ref(file),
+            Self::Folder { files, .. } => files,
+            Self::Handler(handler) => &handler.files,
+            Self::Command { .. } => &[],
+        }
+    }
 }
 
 /// A file that the caller sends along.
@@ -547,6 +557,22 @@ pub enum JobState {
 }
 
 impl JobState {
+    /// All of them, in the order in which a job may come to them.
+    pub const ALL: [Self; 7] = [
+        Self::Pending,
+        Self::Approved,
+        Self::Running,
+        Self::Completed,
+        Self::Failed,
+        Self::Rejected,
+        Self::Cancelled,
+    ];
+
+    /// The state of this name, as [`JobState::as_str`] gives it.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == name)
+    }
+
     /// Whether nothing comes after it.
     pub fn is_final(self) -> bool {
         match self {

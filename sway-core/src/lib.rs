@@ -22,5 +22,6 @@ pub mod job;
 pub mod handler;
 pub mod seal;
 pub mod audit;
+pub mod foreign;
 pub mod trace;
 pub mod api;

@@ -54,17 +54,8 @@ pub(crate) struct PendingArgs {
 }
 
 fn parse_state(text: &str) -> Result<JobState, String> {
-    let known = [
-        JobState::Pending,
-        JobState::Approved,
-        JobState::Running,
-        JobState::Completed,
-        JobState::Failed,
-        JobState::Rejected,
-        JobState::Cancelled,
-    ];
-    let names = known.map(JobState::as_str).join(", ");
-    known.into_iter().find(|state| state.as_str() == text).ok_or(format!("there are: {names}"))
+    let names = || JobState::ALL.map(JobState::as_str).join(", ");
+    JobState::from_name(text).ok_or_else(|| format!("there are: {}", names()))
 }
 
 /// Lists jobs of either side.

@@ -67,7 +67,8 @@ fn page(review: &Review, syntaxes: Option<&Syntaxes>) -> String {
     for text in asks(job, spec) {
         page.push_str(&format!("  {text}\n"));
     }
-    page.push_str(&title(&format!("Findings ({})", review.findings.len())));
+    let more = if review.more_findings { " and more" } else { "" };
+    page.push_str(&title(&format!("Findings ({}{more})", review.findings.len())));
     if review.findings.is_empty() {
         page.push_str("  none: no Python file or shell script does what the policy objects to\n");
     }
@@ -76,7 +77,7 @@ fn page(review: &Review, syntaxes: Option<&Syntaxes>) -> String {
         page.push_str(&format!("  {}: {}\n", place.yellow(), line(&finding.reason, 500)));
     }
     page.push_str(&changes(job, spec, review.previous.as_ref()));
-    let files = files(&spec.program);
+    let files = spec.program.files();
     page.push_str(&title(&format!("Files ({})", files.len())));
     for file in files {
         page.push_str(&whole(file, syntaxes));
@@ -170,15 +171,6 @@ fn quoted(words: &[String]) -> String {
     words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" ")
 }
 
-fn files(program: &Program) -> &[JobFile] {
-    match program {
-        Program::Script { file } => std::slice::from_ref(file),
-        Program::Folder { files, .. } => files,
-        Program::Handler(handler) => &handler.files,
-        Program::Command { .. } => &[],
-    }
-}
-
 /// What is new since the submitter's last approved job.
 fn changes(job: &JobView, spec: &JobSpec, previous: Option<&PreviousJob>) -> String {
     let Some(previous) = previous else {
@@ -194,7 +186,7 @@ fn changes(job: &JobView, spec: &JobSpec, previous: Option<&PreviousJob>) -> Str
         &asks(&previous.job, old).join("\n"),
         &asks(job, spec).join("\n"),
     );
-    let (old, new) = (files(&old.program), files(&spec.program));
+    let (old, new) = (old.program.files(), spec.program.files());
     let find = |files: &[JobFile], path: &str| {
         files.iter().find(|file| file.path == path).map(|file| (text(file), file.executable))
     };
@@ -301,7 +293,7 @@ mod tests {
                 "description": "two\n\u{1b}[2Jlines", "tags": ["a"], "digest": "0".repeat(64)},
         }));
         let (job, spec) = (job.unwrap(), Some(JobSpec::new(None, program)));
-        Review { job, spec, findings: Vec::new(), previous: None }
+        Review { job, spec, findings: Vec::new(), more_findings: false, previous: None }
     }
 
     fn plain(page: &str) -> String {

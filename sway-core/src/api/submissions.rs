@@ -157,6 +157,9 @@ pub struct Review {
     pub spec: Option<JobSpec>,
     /// What the policy objects to in its Python files and shell scripts.
     pub findings: Vec<Finding>,
+    /// Whether it objects to more than is listed: the first 1,000 are.
+    #[serde(default)]
+    pub more_findings: bool,
     /// The submitter's last approved job to the same owner before this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<PreviousJob>,

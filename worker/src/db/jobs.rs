@@ -512,18 +512,7 @@ pub(super) fn from_json<T: serde::de::DeserializeOwned>(
 }
 
 pub(super) fn state_of(value: String) -> Result<JobState, DbError> {
-    [
-        JobState::Pending,
-        JobState::Approved,
-        JobState::Running,
-        JobState::Completed,
-        JobState::Failed,
-        JobState::Rejected,
-        JobState::Cancelled,
-    ]
-    .into_iter()
-    .find(|state| state.as_str() == value)
-    .ok_or(DbError::Row { column: "state", value })
+    JobState::from_name(&value).ok_or(DbError::Row { column: "state", value })
 }
 
 fn network_name(network: Network) -> &'static str {

@@ -11,7 +11,7 @@ mod shell;
 
 use std::fmt;
 
-use sway_core::job::{JobFile, JobSpec, Program};
+use sway_core::job::JobSpec;
 
 /// A set of rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -40,9 +40,6 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Findings that are told at most.
-const FINDINGS_MAX: usize = 20;
-
 impl Policy {
     /// The name in messages.
     pub fn as_str(self) -> &'static str {
@@ -51,22 +48,17 @@ impl Policy {
         }
     }
 
-    /// What this policy objects to in a job's own Python files and shell scripts, in their order.
-    /// Commands of an image and files of other languages are not looked at.
-    pub fn findings(self, spec: &JobSpec) -> Vec<Finding> {
-        let files: &[JobFile] = match &spec.program {
-            Program::Script { file } => std::slice::from_ref(file),
-            Program::Folder { files, .. } => files,
-            Program::Handler(handler) => &handler.files,
-            Program::Command { .. } => &[],
-        };
+    /// What this policy objects to in a job's own Python files and shell scripts, in their order: the
+    /// first `max`. Commands of an image and files of other languages are not looked at.
+    pub fn findings(self, spec: &JobSpec, max: usize) -> Vec<Finding> {
+        let files = spec.program.files();
         let Self::Science = self;
         let own = python::modules(files);
         let findings = files.iter().flat_map(|file| match file {
             file if python::is_python(file) => python::findings(file, &own),
-            file if shell::is_shell(file) => shell::findings(file),
+            file if shell::is_shell(file) => shell::findings(file, max),
             _ => Vec::new(),
         });
-        findings.take(FINDINGS_MAX).collect()
+        findings.take(max).collect()
     }
 }

@@ -219,7 +219,7 @@ mod tests {
 
     fn told(source: &str) -> Vec<String> {
         let program = Program::Script { file: file("main.py", source) };
-        let findings = Policy::Science.findings(&JobSpec::new(None, program));
+        let findings = Policy::Science.findings(&JobSpec::new(None, program), 20);
         findings.iter().map(ToString::to_string).collect()
     }
 
@@ -285,7 +285,7 @@ mod tests {
             files,
             input: String::new(),
         };
-        let findings = Policy::Science.findings(&JobSpec::new(None, Program::Handler(handler)));
+        let findings = Policy::Science.findings(&JobSpec::new(None, Program::Handler(handler)), 20);
         let told: Vec<_> = findings.iter().map(ToString::to_string).collect();
         assert_eq!(told, ["lib.py:1:8: import of os is not allowed"]);
     }
@@ -306,6 +306,6 @@ mod tests {
         let program = Program::Script {
             file: JobFile { path: "a.py".into(), content: vec![0xff], executable: false },
         };
-        assert_eq!(Policy::Science.findings(&JobSpec::new(None, program)).len(), 1);
+        assert_eq!(Policy::Science.findings(&JobSpec::new(None, program), 20).len(), 1);
     }
 }

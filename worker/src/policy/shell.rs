@@ -9,7 +9,7 @@ use std::str::Chars;
 
 use sway_core::job::JobFile;
 
-use super::{FINDINGS_MAX, Finding};
+use super::Finding;
 
 /// Commands, and why not.
 const BLOCKED: [(&str, &[&str]); 4] = [
@@ -65,8 +65,8 @@ pub(super) fn is_shell(file: &JobFile) -> bool {
 }
 
 /// What is wrong with a script.
-pub(super) fn findings(file: &JobFile) -> Vec<Finding> {
-    let mut rules = Rules { found: Vec::new(), file: &file.path };
+pub(super) fn findings(file: &JobFile, max: usize) -> Vec<Finding> {
+    let mut rules = Rules { found: Vec::new(), max, file: &file.path };
     if file.content.len() > SCRIPT_LEN_MAX {
         rules.find((1, 1), "the script is too long to be looked at".to_owned());
     } else {
@@ -136,6 +136,8 @@ impl Cursor<'_> {
 
 struct Rules<'a> {
     found: Vec<Finding>,
+    /// How many there may be.
+    max: usize,
     file: &'a str,
 }
 
@@ -239,7 +241,7 @@ impl Rules<'_> {
     }
 
     fn find(&mut self, (line, column): Place, reason: String) {
-        if self.found.len() < FINDINGS_MAX {
+        if self.found.len() < self.max {
             self.found.push(Finding { file: self.file.to_owned(), line, column, reason });
         }
     }
@@ -267,7 +269,7 @@ mod tests {
         };
         let files = vec![file("run.sh", source), file("notes.txt", "sudo reboot")];
         let program = Program::Folder { files, entry: "run.sh".to_owned() };
-        let findings = Policy::Science.findings(&JobSpec::new(None, program));
+        let findings = Policy::Science.findings(&JobSpec::new(None, program), 20);
         findings.iter().map(ToString::to_string).collect()
     }
 
@@ -316,7 +318,7 @@ mod tests {
 
     #[test]
     fn hostile_scripts_cost_little_and_are_refused() {
-        assert_eq!(told(&"dd;".repeat(100_000)).len(), FINDINGS_MAX);
+        assert_eq!(told(&"dd;".repeat(100_000)).len(), 20);
         let nested = "$(".repeat(1000);
         assert!(told(&nested)[0].ends_with("substitutions are nested too deeply"));
         let long = "#".repeat(SCRIPT_LEN_MAX + 1);

@@ -70,8 +70,7 @@ impl Queue {
         let (spec, limits) = self.granted(spec).await?;
         let (user, operator) = (&identity.user, identity.is_operator());
         let images = &self.0.images;
-        let image = spec.image.clone();
-        let image = image.unwrap_or_else(|| self.0.config.default_images.of(&spec.program).clone());
+        let image = self.0.config.image(&spec);
         let manifest = match manifests.get(&image) {
             Some(manifest) => *manifest,
             None => {

@@ -18,9 +18,11 @@ mod attempt;
 mod batch;
 mod error;
 mod events;
+mod execution;
 mod images;
-mod outputs;
 mod job_outputs;
+mod outputs;
+mod recovery;
 mod run_job;
 mod submissions;
 mod turns;
@@ -28,23 +30,23 @@ mod turns;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use sway_core::api::jobs::{ImageView, JobList, JobView, OutputStream, RunList, RunView};
 use sway_core::handler::{Handler, Runtime};
-use sway_core::job::{Cause, JobSpec, JobState, LimitError, Limits, OutputLimits, Program};
+use sway_core::job::{JobSpec, JobState, LimitError, Limits, OutputLimits, Program};
 use sway_core::name::{ImageName, UserName};
 use sway_core::trace::TraceKey;
 use sway_server::guard::Identity;
 use sway_server::tasks::Tasks;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use self::active::{Active, Progress, Stop};
-use self::attempt::{Attempt, Running};
+use self::attempt::Attempt;
 pub use self::error::QueueError;
 pub use self::events::Events;
 use self::events::Past;
@@ -52,13 +54,12 @@ pub use self::images::Images;
 pub use self::job_outputs::{JobOutputs, OutputBytes};
 use self::outputs::Outputs;
 pub use self::run_job::{RunJob, RunOrder};
-use self::turns::{Turn, Turns};
+use self::turns::Turns;
 use crate::db::{
-    Accepted, ApprovedJob, Caller, Db, DbError, JobFilter, NewJob, NewRun, RunEnd, RunFilter,
-    STORED_OUTPUT_LEN_MAX, Scope, new_id, rfc3339,
+    Accepted, Caller, Db, DbError, JobFilter, NewJob, RunFilter, STORED_OUTPUT_LEN_MAX, Scope,
+    new_id,
 };
 use crate::job::output::OutputLog;
-use crate::job::{Go, RunOutcome};
 use crate::policy::Policy;
 
 /// When to try again after the queue was full.
@@ -70,8 +71,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a run that was begun ahead of its job holds a place while the fileserver does not answer.
 const AHEAD_MAX: Duration = Duration::from_secs(1);
 
-/// Runs that end between two looks at how many are kept.
-const PRUNE_EVERY: u32 = 64;
+/// What a refusal tells of what the policy objects to, at most.
+const FINDINGS_TOLD_MAX: usize = 20;
 
 /// What a queue needs to know.
 #[derive(Clone, Debug)]
@@ -128,17 +129,21 @@ impl QueueConfig {
         (self.waiting_max / 2).max(1)
     }
 
+    /// The image that a job runs in.
+    fn image(&self, spec: &JobSpec) -> ImageName {
+        spec.image.as_ref().unwrap_or_else(|| self.default_images.of(&spec.program)).clone()
+    }
+
     /// The limits that hold for a job.
     fn grant(&self, spec: &JobSpec) -> Result<Limits, LimitError> {
         let limits = Limits::grant(&spec.limits, &self.default_limits, &self.maxima)?;
-        let output = match &spec.output {
-            Some(request) => {
-                let maxima = self.maxima.output.unwrap_or(OutputLimits::MAXIMA);
-                Some(OutputLimits::grant(request, &maxima)?)
-            }
-            None => None,
-        };
-        Ok(Limits { output, ..limits })
+        Ok(Limits { output: self.grant_output(spec)?, ..limits })
+    }
+
+    /// Those of what it leaves in `/output`.
+    fn grant_output(&self, spec: &JobSpec) -> Result<Option<OutputLimits>, LimitError> {
+        let maxima = self.maxima.output.unwrap_or(OutputLimits::MAXIMA);
+        spec.output.as_ref().map(|request| OutputLimits::grant(request, &maxima)).transpose()
     }
 }
 
@@ -149,16 +154,6 @@ pub struct FoundRun {
     pub run: RunView,
     /// All of both, where that may be more.
     pub whole: Option<Arc<OutputLog>>,
-}
-
-/// A job's place among those that run.
-enum Place {
-    /// With a try that was begun ahead.
-    Taken(Attempt),
-    /// With the owner's turn where one decided.
-    Free(Result<OwnedSemaphorePermit, AcquireError>, Option<Turn>),
-    /// Its owner said no.
-    Rejected,
 }
 
 /// The queue. Clones share it.
@@ -252,8 +247,7 @@ impl Queue {
             return Ok(inner.db.job(&id, &scope).await?.view);
         }
         let key = TraceKey::of_program(&spec.program);
-        let image = spec.image.clone();
-        let image = image.unwrap_or_else(|| config.default_images.of(&spec.program).clone());
+        let image = config.image(&spec);
         let images = match crate::trace::is_recording(&spec) {
             true => inner.images.without_starts(),
             false => inner.images.clone(),
@@ -577,291 +571,6 @@ impl Inner {
     fn waiting(&self, which: impl Fn(&Active) -> bool) -> usize {
         self.lock().values().filter(|active| active.waits() && which(active)).count()
     }
-
-    /// Brings a job from its place in the queue to its end.
-    async fn carry_out(self: &Arc<Self>, active: &Active, ahead: Option<Attempt>) {
-        let since = Instant::now();
-        let place = async {
-            let turn = match &active.owner {
-                None => None,
-                Some(_) if !active.is_approved().await => return Ok(Place::Rejected),
-                Some(owner) => {
-                    let settings = self.db.queue_settings(owner).await?;
-                    Some(self.turns.take(owner, settings.max_concurrent_jobs).await)
-                }
-            };
-            Ok(match ahead {
-                Some(attempt) => Place::Taken(attempt),
-                None => Place::Free(Arc::clone(&self.places).acquire_owned().await, turn),
-            })
-        };
-        let place = tokio::select! {
-            biased;
-            () = active.cancel.cancelled() => None,
-            () = self.stopping.cancelled() => {
-                active.progress.send_modify(|progress| progress.parked = true);
-                return;
-            }
-            place = place => Some(place),
-        };
-        let ended = match place {
-            Some(Ok(Place::Rejected)) => return,
-            Some(Ok(place)) => self.run(active, place, since.elapsed()).await,
-            Some(Err(error)) => Err(error),
-            None => self.end_waiting(active).await,
-        };
-        if let Err(error) = ended {
-            tracing::error!(
-                job.id = active.id,
-                error = &error as &dyn std::error::Error,
-                "the job's end is not on record"
-            );
-            active.progress.send_modify(|progress| progress.state = JobState::Failed);
-        }
-    }
-
-    async fn end_waiting(&self, active: &Active) -> Result<(), QueueError> {
-        if active.stopped() == Some(Stop::Shutdown) {
-            return Ok(());
-        }
-        match self.db.move_job(&active.id, JobState::Cancelled).await {
-            Err(DbError::IllegalMove { .. }) => {
-                // Its owner said no at the same moment.
-                let state = self.db.job(&active.id, &Scope::All).await?.view.state;
-                active.progress.send_modify(|progress| progress.state = state);
-                return Ok(());
-            }
-            moved => moved?,
-        }
-        tracing::info!(job.id = active.id, "job cancelled while it waited");
-        active.progress.send_modify(|progress| progress.state = JobState::Cancelled);
-        Ok(())
-    }
-
-    async fn run(
-        self: &Arc<Self>,
-        active: &Active,
-        place: Place,
-        queued: Duration,
-    ) -> Result<(), QueueError> {
-        let begun = Instant::now();
-        let (mut attempt, output_bytes, records_trace, _turn) = match place {
-            Place::Rejected => return Ok(()),
-            // None is begun ahead for a job that records.
-            Place::Taken(attempt) => {
-                let job = self.db.job(&active.id, &Scope::All).await?.view;
-                (attempt, job.limits.output_bytes, false, None)
-            }
-            Place::Free(place, turn) => {
-                let place = place.map_err(|_| QueueError::Stopping)?;
-                let job = match self.to_run(active).await? {
-                    Ok(job) => job,
-                    Err(reason) => return self.refuse(active, queued, reason).await,
-                };
-                let ApprovedJob { spec, limits, manifest, datasets } = job;
-                let records = crate::trace::is_recording(&spec);
-                let attempt = self.attempt(active, spec, limits, manifest, datasets, place);
-                (attempt, limits.output_bytes, records, turn)
-            }
-        };
-        // Its container is made meanwhile.
-        let new = NewRun { job_id: active.id.clone(), queued_ms: millis(queued), records_trace };
-        let run_id = self.db.begin_run(new).await?;
-        let output = self.outputs.create(run_id, output_bytes)?;
-        active.progress.send_modify(|progress| progress.output = Some(Arc::clone(&output)));
-        if attempt.is_ready().await {
-            // From here on the job is one that was running: whatever dies now, it is not run again.
-            match active.owner {
-                Some(_) => self.db.start_approved_job(&active.id, run_id).await?,
-                None => self.db.start_job(&active.id).await?,
-            }
-        }
-        let go = Go {
-            run_id,
-            stdin: active.take_stdin(),
-            output: Arc::clone(&output),
-            usage: active.usage.clone(),
-            archive: self.outputs.archive(run_id),
-        };
-        let Running { started, outcome } = attempt.go(go);
-        if started.await.is_ok() {
-            self.tell_running(active, run_id).await;
-        }
-        let outcome = outcome.await.map_err(|_| QueueError::Stopping)?;
-        // Whoever carried it out: nothing follows.
-        output.end();
-        let end = self.end_of(active, outcome, &output, run_id).await;
-        let state = end.state;
-        let run = self.db.end_run(run_id, end).await?;
-        tracing::info!(
-            job.id = active.id,
-            run.id = run_id,
-            image.name = run.image,
-            cause = run.cause.map(Cause::as_str),
-            exit_code = run.exit_code,
-            duration_ms = run.duration_ms,
-            total_ms = millis(begun.elapsed()),
-            "run ended"
-        );
-        count_run(&run);
-        active.progress.send_modify(|progress| {
-            progress.state = state;
-            progress.run = Some(Box::new(run));
-        });
-        let many = self.ended.fetch_add(1, Ordering::Relaxed) % PRUNE_EVERY == PRUNE_EVERY - 1;
-        if (self.outputs.count_ended(run_id) || many)
-            && let Err(error) = self.prune().await
-        {
-            let error = &error as &dyn std::error::Error;
-            tracing::error!(error, "old runs can't be removed");
-        }
-        Ok(())
-    }
-
-    /// What a job runs: what was approved, where an owner decides; else why it must not run.
-    async fn to_run(&self, active: &Active) -> Result<Result<ApprovedJob, String>, QueueError> {
-        if active.owner.is_some() {
-            return Ok(self.db.approved_job(&active.id).await?);
-        }
-        let job = self.db.job(&active.id, &Scope::All).await?.view;
-        let spec = self.db.job_spec(&active.id).await?;
-        let spec = spec.ok_or_else(|| DbError::NoJob(active.id.clone()))?;
-        let JobView { limits, manifest, datasets, .. } = job;
-        Ok(Ok(ApprovedJob { spec, limits, manifest, datasets }))
-    }
-
-    /// Ends a job that is not what was approved, before anything of it is made.
-    async fn refuse(
-        &self,
-        active: &Active,
-        queued: Duration,
-        reason: String,
-    ) -> Result<(), QueueError> {
-        tracing::error!(job.id = active.id, reason, "the job is not what was approved");
-        self.db.note_refusal(&active.id, &reason).await?;
-        let queued_ms = millis(queued);
-        let new = NewRun { job_id: active.id.clone(), queued_ms, records_trace: false };
-        let run_id = self.db.begin_run(new).await?;
-        let message = format!("the job was not started: {reason}");
-        let run = match self.db.end_run(run_id, RunEnd::failed(message)).await {
-            Ok(run) => Some(Box::new(run)),
-            // Its row can't even be read: that it failed is all that is put down.
-            Err(_) => {
-                self.db.move_job(&active.id, JobState::Failed).await?;
-                None
-            }
-        };
-        active.progress.send_modify(|progress| {
-            progress.state = JobState::Failed;
-            progress.run = run;
-        });
-        Ok(())
-    }
-
-    async fn tell_running(&self, active: &Active, run_id: i64) {
-        active.progress.send_modify(|progress| progress.state = JobState::Running);
-        if let Err(error) = self.db.note_start(run_id).await {
-            tracing::error!(
-                job.id = active.id,
-                error = &error as &dyn std::error::Error,
-                "the time of the job's start is not on record"
-            );
-        }
-    }
-
-    /// What the row says of an outcome.
-    async fn end_of(
-        &self,
-        active: &Active,
-        outcome: RunOutcome,
-        output: &Arc<OutputLog>,
-        run_id: i64,
-    ) -> RunEnd {
-        let (cause, message) = match (outcome.cause, active.stopped()) {
-            (Cause::Cancelled, Some(Stop::Shutdown)) => {
-                (Cause::Infrastructure, Some("the worker was stopped".to_owned()))
-            }
-            (Cause::Cancelled, Some(Stop::Abandoned)) => {
-                (Cause::Cancelled, Some("its client went away".to_owned()))
-            }
-            (cause, _) => (cause, outcome.message),
-        };
-        let state = match (cause, outcome.exit_code) {
-            (Cause::Exited, Some(0)) => JobState::Completed,
-            (Cause::Cancelled, _) => JobState::Cancelled,
-            _ => JobState::Failed,
-        };
-        let (stdout, stderr) = match read_output(output, STORED_OUTPUT_LEN_MAX, run_id).await {
-            Ok(both) => both,
-            Err(error) => {
-                tracing::error!(
-                    run.id = run_id,
-                    error = &error as &dyn std::error::Error,
-                    "the output is not on record"
-                );
-                Default::default()
-            }
-        };
-        RunEnd {
-            state,
-            cause,
-            exit_code: outcome.exit_code,
-            message,
-            started_at: outcome.started_at.map(rfc3339),
-            duration_ms: outcome.started_at.map(|_| millis(outcome.duration)),
-            stdout,
-            stderr,
-            stdout_truncated: outcome.stdout_truncated,
-            stderr_truncated: outcome.stderr_truncated,
-            figures: outcome.figures,
-            trace: outcome.trace,
-            trace_pushed_bytes: outcome.trace_pushed_bytes,
-            output_files: outcome.packed.map(|packed| (packed.files, packed.bytes)),
-            used: outcome.used,
-            answer: outcome.answer,
-            mount_ms: millis(outcome.mount),
-            start_ms: millis(outcome.start),
-            first_output_ms: outcome.first_output.map(millis),
-            pooled: outcome.pooled,
-        }
-    }
-
-    /// Closes what an earlier process left open.
-    async fn close_interrupted(&self) -> Result<(), QueueError> {
-        for (run_id, state) in self.db.open_runs().await? {
-            if state != JobState::Running {
-                // Its process never started: the job runs again, as another run.
-                self.db.forget_run(run_id).await?;
-                let removed = self.outputs.remove(vec![run_id]).await;
-                removed.map_err(|source| QueueError::Output { run: run_id, source })?;
-                continue;
-            }
-            let (stdout, stderr) = match self.outputs.open(run_id)? {
-                Some(output) => read_output(&output, STORED_OUTPUT_LEN_MAX, run_id).await?,
-                None => Default::default(),
-            };
-            let failed = RunEnd::failed("the worker died while the job was running".to_owned());
-            let end = RunEnd { stdout, stderr, ..failed };
-            let run = self.db.end_run(run_id, end).await?;
-            count_run(&run);
-            tracing::warn!(run.id = run_id, job.id = run.job_id, "run was interrupted");
-        }
-        Ok(())
-    }
-
-    async fn prune(&self) -> Result<(), QueueError> {
-        let gone = self.db.prune(self.config.keep_runs).await?;
-        self.outputs.remove(gone).await.map_err(QueueError::Outputs)?;
-        let open = self.db.open_runs().await?.into_iter().map(|(run_id, _)| run_id).collect();
-        let excess = self.outputs.excess(open).await.map_err(QueueError::Outputs)?;
-        if !excess.is_empty() {
-            tracing::info!(runs = excess.len(), "the oldest outputs are dropped");
-            // The rows first: at no time does a part look like the whole.
-            self.db.drop_outputs(excess.clone()).await?;
-            self.outputs.remove(excess).await.map_err(QueueError::Outputs)?;
-        }
-        Ok(())
-    }
 }
 
 /// Stands for the request of a submitted job that can't be read any more.
@@ -871,7 +580,8 @@ fn unreadable() -> JobSpec {
 
 /// The spec, unless the policy objects to it.
 async fn held_to(policy: Policy, spec: JobSpec) -> Result<JobSpec, QueueError> {
-    let looking = tokio::task::spawn_blocking(move || (policy.findings(&spec), spec));
+    let looking =
+        tokio::task::spawn_blocking(move || (policy.findings(&spec, FINDINGS_TOLD_MAX), spec));
     let (findings, spec) = looking.await.map_err(|_| QueueError::Stopping)?;
     if findings.is_empty() { Ok(spec) } else { Err(QueueError::Policy { policy, findings }) }
 }
@@ -895,30 +605,4 @@ async fn read_output(
 
 fn is_key(key: &str) -> bool {
     (1..=200).contains(&key.len()) && key.bytes().all(|byte| (b' '..=b'~').contains(&byte))
-}
-
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// Adds a run to the process's metrics.
-fn count_run(run: &RunView) {
-    let cause = run.cause.map_or("none", Cause::as_str);
-    metrics::counter!("sway_runs_total", "cause" => cause).increment(1);
-    if let Some(duration_ms) = run.duration_ms {
-        let seconds = Duration::from_millis(duration_ms.unsigned_abs()).as_secs_f64();
-        metrics::histogram!("sway_run_duration_seconds").record(seconds);
-    }
-    for (tier, hits, bytes) in [
-        ("memory", run.memory_cache_hits, run.memory_cache_bytes),
-        ("disk", run.disk_cache_hits, run.disk_cache_bytes),
-        ("server", run.server_fetches, run.bytes_fetched),
-    ] {
-        metrics::counter!("sway_run_chunks_total", "tier" => tier).increment(hits.unsigned_abs());
-        metrics::counter!("sway_run_bytes_total", "tier" => tier).increment(bytes.unsigned_abs());
-    }
-    metrics::counter!("sway_run_starts_total", "trace" => run.trace.as_str()).increment(1);
-    for (what, bytes) in [("pushed", run.trace_pushed_bytes), ("missed", run.trace_missed_bytes)] {
-        metrics::counter!("sway_trace_bytes_total", "what" => what).increment(bytes.unsigned_abs());
-    }
 }

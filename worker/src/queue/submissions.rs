@@ -11,7 +11,7 @@ use sway_core::api::submissions::{
     QueueView, Review, Submission,
 };
 use sway_core::audit::Head;
-use sway_core::job::{JobState, OutputLimits};
+use sway_core::job::JobState;
 use sway_core::name::UserName;
 use sway_core::trace::TraceKey;
 use tokio::sync::oneshot;
@@ -24,6 +24,9 @@ use crate::policy::Policy;
 /// Jobs that wait for decisions, and those of one submitter among them.
 const PENDING_MAX: usize = 1000;
 const PENDING_OF_USER_MAX: usize = 100;
+
+/// Findings in one review; where there are more, it says so.
+const FINDINGS_MAX: usize = 1000;
 
 /// Between two looks for jobs that are old enough to be cleaned up.
 const CLEAN_EVERY: Duration = Duration::from_secs(60);
@@ -62,12 +65,8 @@ impl Queue {
         };
         let settings = inner.db.queue_settings(&owner).await?;
         let mut limits = settings.grant(&spec.limits, &config.maxima)?;
-        if let Some(output) = &spec.output {
-            let maxima = config.maxima.output.unwrap_or(OutputLimits::MAXIMA);
-            limits.output = Some(OutputLimits::grant(output, &maxima)?);
-        }
-        let image = spec.image.clone();
-        let image = image.unwrap_or_else(|| config.default_images.of(&spec.program).clone());
+        limits.output = config.grant_output(&spec)?;
+        let image = config.image(&spec);
         let key = TraceKey::of_program(&spec.program);
         // What an operator may do in a user's name has no part in it: the owner decides.
         let images = inner.images.without_starts().lent_by(&owner);
@@ -108,19 +107,20 @@ impl Queue {
         let (spec, findings) = match spec {
             None => (None, Vec::new()),
             Some(spec) => {
-                let looking = move || (Policy::Science.findings(&spec), spec);
+                let looking = move || (Policy::Science.findings(&spec, FINDINGS_MAX + 1), spec);
                 let looked = tokio::task::spawn_blocking(looking).await;
                 let (findings, spec) = looked.map_err(|_| QueueError::Stopping)?;
                 (Some(spec), findings)
             }
         };
-        let findings = findings.into_iter().map(|finding| Finding {
+        let more_findings = findings.len() > FINDINGS_MAX;
+        let findings = findings.into_iter().take(FINDINGS_MAX).map(|finding| Finding {
             file: finding.file,
             line: finding.line,
             column: finding.column,
             reason: finding.reason,
         });
-        Ok(Review { job, spec, findings: findings.collect(), previous })
+        Ok(Review { job, spec, findings: findings.collect(), more_findings, previous })
     }
 
     /// An owner approves or rejects a job.

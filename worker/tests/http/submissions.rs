@@ -5,7 +5,7 @@ use sway_client::ClientError;
 use sway_client::submissions::{AuditQuery, JobQuery};
 use sway_core::api::submissions::{DecisionRequest, QueueSettings, Submission};
 use sway_core::digest::Digest;
-use sway_core::job::{Cause, Dataset, DatasetKind, JobState, LimitsRequest};
+use sway_core::job::{Cause, Dataset, DatasetKind, JobFile, JobState, LimitsRequest, Program};
 
 use crate::support::{Worker, database, events, job_when, spec, stdout};
 
@@ -94,6 +94,24 @@ async fn a_submitted_job_waits_for_its_owner_and_runs_when_approved() {
     assert_eq!(eve.jobs().runs(Default::default()).await.unwrap().runs.len(), 0);
     let view = alice.submissions().queue().await.unwrap();
     assert_eq!((view.for_me.completed, view.by_me.completed), (1, 0));
+}
+
+/// What stands beyond the first ones must not go unseen.
+#[tokio::test]
+async fn a_review_tells_all_that_the_policy_finds_or_that_there_is_more() {
+    let worker = Worker::start().await;
+    let [alice, bob] = ["alice", "bob"].map(|user| worker.client(user));
+    for (imports, told, more) in [(30, 30, false), (1000, 1000, false), (1001, 1000, true)] {
+        let source = "import subprocess\n".repeat(imports);
+        let file =
+            JobFile { path: "main.py".to_owned(), content: source.into(), executable: false };
+        let mut submission = submission(&[]);
+        submission.job.program = Program::Script { file };
+        let job = bob.submissions().submit(&submission).await.unwrap();
+        let review = alice.submissions().review(&job.id).await.unwrap();
+        assert_eq!((review.findings.len(), review.more_findings), (told, more), "{imports}");
+        assert_eq!(review.findings.last().unwrap().line, told);
+    }
 }
 
 #[tokio::test]

@@ -106,10 +106,11 @@ def review(review: Review) -> str:
         f"{one_line(found.reason, 500)}</li>"
         for found in review.findings
     )
+    more = " (and more)" if review.more_findings else ""
     parts = [
         card(review.job),
         _facts([("digest", review.job.digest), *review.asks]),
-        f"<p>Findings of the policy{':' if findings else ': none'}</p>",
+        f"<p>Findings of the policy{more}{':' if findings else ': none'}</p>",
         f"<ul>{findings}</ul>" if findings else "",
     ]
     if review.previous is not None:

@@ -239,7 +239,8 @@ class Review(Displayed):
         job: The job.
         files: Every file that it brings; empty where it was cleaned up.
         asks: What it asks for: pairs of a name and a text.
-        findings: What the policy objects to.
+        findings: What the policy objects to, the first 1000.
+        more_findings: Whether it objects to more.
         previous: The submitter's last approved job to the same owner; mostly none.
         changes: Lines of a diff from that one's files and wishes to this one's.
     """
@@ -252,6 +253,7 @@ class Review(Displayed):
             Finding(found["file"], found["line"], found["column"], found["reason"])
             for found in told["findings"]
         ]
+        self.more_findings = bool(told.get("more_findings"))
         before = told.get("previous")
         self.previous = None if before is None else SubmittedJob(http, before["job"])
         self.changes = [] if before is None else list(_changes(before, told))
@@ -276,7 +278,8 @@ class Review(Displayed):
             yield ""
             yield from ("  " + text for text in shown(job.description).splitlines())
         yield ""
-        yield "Findings of the policy" + ("" if self.findings else ": none")
+        more = " (and more)" if self.more_findings else ""
+        yield f"Findings of the policy{more}" + ("" if self.findings else ": none")
         for found in self.findings:
             place = f"{line(found.file, 200)}:{found.line}:{found.column}"
             yield f"  {place}: {line(found.reason, 500)}"

@@ -175,17 +175,8 @@ fn quoted(words: &[String]) -> String {
     words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" ")
 }
 
-fn files_of(program: &Program) -> &[JobFile] {
-    match program {
-        Program::Script { file } => std::slice::from_ref(file),
-        Program::Folder { files, .. } => files,
-        Program::Handler(handler) => &handler.files,
-        Program::Command { .. } => &[],
-    }
-}
-
 fn findings(review: &Review) -> Markup {
-    let files = review.spec.as_ref().map_or(&[][..], |spec| files_of(&spec.program));
+    let files = review.spec.as_ref().map_or(&[][..], |spec| spec.program.files());
     let place = |finding: &Finding| {
         let at = files.iter().position(|file| file.path == finding.file);
         at.map(|at| format!("#{}", line_id(at, finding.line)))
@@ -193,7 +184,10 @@ fn findings(review: &Review) -> Markup {
     let left_out = review.findings.len().saturating_sub(FINDINGS_MAX);
     html! {
         section .panel #findings {
-            h2 { "Findings " span .faint { (review.findings.len()) } }
+            h2 {
+                "Findings "
+                span .faint { (review.findings.len()) @if review.more_findings { " and more" } }
+            }
             @if review.findings.is_empty() {
                 p .hint { "No Python file or shell script does what the policy objects to." }
             } @else {
@@ -231,7 +225,7 @@ fn len(content: &[u8]) -> String {
 }
 
 fn files(spec: &JobSpec, findings: &[Finding], room: &mut Room) -> Markup {
-    let files = files_of(&spec.program);
+    let files = spec.program.files();
     html! {
         section #files {
             h2 { "Files " span .faint { (files.len()) } }
@@ -305,7 +299,7 @@ fn changes(
     if was != is {
         all.push(difference("What it asks for", "", &was, &is, deadline, room));
     }
-    let (old, new) = (files_of(&old.program), files_of(&spec.program));
+    let (old, new) = (old.program.files(), spec.program.files());
     let paths: BTreeSet<&str> = old.iter().chain(new).map(|file| file.path.as_str()).collect();
     for path in paths {
         let was = old.iter().find(|file| file.path == path);

@@ -3,7 +3,7 @@
 //! A browser can't send a bearer token: `POST /login` takes it once from a form and sets a cookie
 //! that opens the pages, for reading alone, as whoever holds the token and for as long as the token
 //! opens something. It is not the token, since a browser sends cookies of 127.0.0.1 to every port
-//! there. What changes something (a job that is submitted or cancelled) needs a second secret
+//! there. What changes something (a job that is submitted, cancelled or decided on) needs a second secret
 //! besides, in a header: sign-in tells it to the page's script, which keeps it in the storage of
 //! this origin, port included. No other page can read it or set the header.
 

@@ -19,16 +19,6 @@ use crate::db::JobFilter;
 /// Jobs on one page.
 const PAGE_LEN: u32 = 50;
 
-const STATES: [JobState; 7] = [
-    JobState::Pending,
-    JobState::Approved,
-    JobState::Running,
-    JobState::Completed,
-    JobState::Failed,
-    JobState::Rejected,
-    JobState::Cancelled,
-];
-
 /// Which of the two lists.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
@@ -83,7 +73,7 @@ impl JobsQuery {
         side: Side,
         reader: &Identity,
     ) -> Result<Option<JobFilter>, ServerError> {
-        let state = chosen("state", self.state(side), &STATES, JobState::as_str)?;
+        let state = chosen("state", self.state(side), &JobState::ALL, JobState::as_str)?;
         let username = match (side, self.submitter.trim()) {
             (Side::Own, _) => Some(reader.user.clone()),
             (Side::Inbox, "") => None,
@@ -148,7 +138,7 @@ pub(super) fn body(side: Side, query: &JobsQuery, jobs: &JobList, reader: &Ident
 }
 
 fn filters(side: Side, query: &JobsQuery) -> Markup {
-    let states = STATES.map(JobState::as_str).into_iter();
+    let states = JobState::ALL.map(JobState::as_str).into_iter();
     html! {
         form .filters.panel role="search" method="get" action=(side.path()) aria-label=(side.title()) {
             div .field.wide {

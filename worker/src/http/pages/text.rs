@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use maud::{Markup, html};
+use sway_core::foreign::is_invisible;
 
 /// A name within a line: whole, and apart from its neighbours where it is written from right to
 /// left.
@@ -84,14 +85,6 @@ fn push(shown: &mut String, c: char) {
 /// Embeddings, overrides and isolates: they act beyond the text that they are in.
 fn turns_direction(c: char) -> bool {
     matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-/// What is not seen, or has what is around it seen in another order.
-fn is_invisible(c: char) -> bool {
-    matches!(c,
-        '\u{ad}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
-        | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}'
-        | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 #[cfg(test)]
