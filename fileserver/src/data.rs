@@ -3,7 +3,8 @@
 //! ```text
 //! DATA/version           the layout's version
 //! DATA/lock              held by the server that uses the directory
-//! DATA/blobs/ab/cdef…    stored blobs
+//! DATA/blobs/ab/cdef…    stored blobs, each in a file of its own
+//! DATA/packs/N           stored blobs, many in one file
 //! DATA/refs/…            refs
 //! DATA/tmp/              files in the making; emptied at start
 //! DATA/corrupt/          blobs that failed a check, put aside for whoever wants to know why
@@ -16,8 +17,8 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
-/// The layout's version. Version N reads N and N−1; this is the first.
-pub const LAYOUT_VERSION: u32 = 1;
+/// The layout's version. Version N reads N and N−1; 1 had no packs.
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// A data directory that can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +66,7 @@ impl DataDir {
             Err(TryLockError::Error(error)) => return Err(io(error)),
         }
         let data = Self { path: path.to_owned(), _lock: lock };
-        for dir in [data.blobs(), data.refs(), data.tmp(), data.corrupt()] {
+        for dir in [data.blobs(), data.packs(), data.refs(), data.tmp(), data.corrupt()] {
             fs::create_dir_all(dir).map_err(io)?;
         }
         for unfinished in fs::read_dir(data.tmp()).map_err(io)? {
@@ -79,17 +80,18 @@ impl DataDir {
         let io = |source| DataError::Io { path: self.path.clone(), source };
         let path = self.path.join("version");
         match fs::read_to_string(&path) {
-            Ok(text) if text.trim() == LAYOUT_VERSION.to_string() => Ok(()),
+            Ok(text) if text.trim() == LAYOUT_VERSION.to_string() => return Ok(()),
+            // What version 2 adds is not there yet.
+            Ok(text) if text.trim() == "1" => {}
             Ok(text) => {
                 let version = text.trim().chars().take(16).collect();
-                Err(DataError::Version { path: self.path.clone(), version })
+                return Err(DataError::Version { path: self.path.clone(), version });
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let text = format!("{LAYOUT_VERSION}\n");
-                write_durably(&self.tmp(), &path, text.as_bytes()).map_err(io)
-            }
-            Err(error) => Err(io(error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io(error)),
         }
+        let text = format!("{LAYOUT_VERSION}\n");
+        write_durably(&self.tmp(), &path, text.as_bytes()).map_err(io)
     }
 
     /// The directory itself.
@@ -97,9 +99,14 @@ impl DataDir {
         &self.path
     }
 
-    /// Stored blobs.
+    /// Stored blobs, each in a file of its own.
     pub fn blobs(&self) -> PathBuf {
         self.path.join("blobs")
+    }
+
+    /// Stored blobs, many in one file.
+    pub fn packs(&self) -> PathBuf {
+        self.path.join("packs")
     }
 
     /// Refs.
@@ -149,9 +156,17 @@ mod tests {
     fn a_newer_layout_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         drop(DataDir::open(dir.path()).unwrap());
-        fs::write(dir.path().join("version"), "2\n").unwrap();
+        fs::write(dir.path().join("version"), "3\n").unwrap();
         let error = DataDir::open(dir.path()).unwrap_err();
         assert!(error.to_string().contains("update sway"), "{error}");
+    }
+
+    #[test]
+    fn the_first_layout_is_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("version"), "1\n").unwrap();
+        drop(DataDir::open(dir.path()).unwrap());
+        assert_eq!(fs::read_to_string(dir.path().join("version")).unwrap(), "2\n");
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub(super) fn check<S: BlobStore>(make: impl Fn() -> S) {
     a_part_of_a_blob_can_be_left_out(&make());
     what_is_not_committed_is_not_there(&make());
     bytes_that_are_not_the_blob_are_refused(&make());
+    a_refused_blob_harms_none_beside_it(&make());
     a_collision_is_refused(&make());
     a_batch_counts_what_is_new(&make());
     a_blob_put_aside_is_gone_until_it_comes_again(&make());
@@ -109,6 +110,24 @@ fn bytes_that_are_not_the_blob_are_refused(store: &dyn BlobStore) {
 
     assert_eq!(batch.commit().unwrap(), UploadSummary::default(), "nothing was taken");
     assert!(!store.contains(header.digest).unwrap());
+}
+
+fn a_refused_blob_harms_none_beside_it(store: &dyn BlobStore) {
+    let raws: Vec<_> = (0..40u8).map(|i| vec![i; 10_000]).collect();
+    let mut batch = store.batch().unwrap();
+    for raw in &raws {
+        add(&mut *batch, raw);
+        let (header, _) = frame(raw);
+        let (_, other) = frame(&b"other".repeat(1000));
+        let lied = Claim { digest: header.digest, lens: None };
+        batch.add(lied, &mut &other[..]).unwrap_err();
+        let lied = FrameHeader { encoded_len: other.len().try_into().unwrap(), ..header };
+        batch.add(lied.into(), &mut &other[..]).unwrap_err();
+    }
+    assert_eq!(batch.commit().unwrap(), UploadSummary { stored: 40, known: 0 });
+    for raw in &raws {
+        assert_eq!(&read(store, Digest::of(raw)).unwrap(), raw);
+    }
 }
 
 /// Fails as a broken connection does.

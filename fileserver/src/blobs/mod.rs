@@ -1,10 +1,12 @@
 //! Where blobs rest. A blob is stored as its frame (`docs/format.md`): header and encoded bytes,
 //! so that a stored blob is sent as it lies.
 //!
-//! Bytes are verified once, while they come in (`verify`): decompressed as they stream by, hashed with collision detection, held to their declared length. A store makes a batch of
-//! verified blobs durable as a whole. Stores are synchronous and are called on blocking threads.
+//! Bytes are verified once, while they come in (`verify`): decompressed as they stream by, hashed
+//! with collision detection, held to their declared length. A store makes a batch of verified blobs
+//! durable as a whole. Stores are synchronous and are called on blocking threads.
 
 pub mod disk;
+mod packs;
 pub mod memory;
 mod verify;
 #[cfg(test)]

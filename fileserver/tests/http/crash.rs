@@ -44,6 +44,10 @@ fn start(data: &Path) -> (Process, SocketAddr) {
     (process, addr)
 }
 
+fn len_of_files(dir: &Path) -> u64 {
+    std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
+}
+
 #[tokio::test]
 async fn a_kill_during_an_upload_leaves_whole_blobs_and_old_refs() {
     let dir = tempfile::tempdir().unwrap();
@@ -54,14 +58,22 @@ async fn a_kill_during_an_upload_leaves_whole_blobs_and_old_refs() {
     let name = "images/ada/x:latest".parse().unwrap();
     before.refs().put(&name, old, Expect::Absent).await.unwrap();
 
-    let frames: Vec<_> = (0..200u32).map(|i| frame(&i.to_le_bytes().repeat(5000))).collect();
+    // Noise, so that it is long also when it is encoded.
+    let noise = |i: u8| {
+        (0..1000u16).flat_map(move |at| {
+            let [low, high] = at.to_le_bytes();
+            *Digest::of(&[i, low, high]).as_bytes()
+        })
+    };
+    let frames: Vec<_> = (0..200).map(|i| frame(&noise(i).collect::<Vec<_>>())).collect();
     let digests: Vec<Digest> = frames.iter().map(|(header, _)| header.digest).collect();
     // The last frame never comes.
     let endless = futures::stream::iter(frames[..150].to_vec()).chain(futures::stream::pending());
     let blobs = before.blobs();
     let mut upload = std::pin::pin!(blobs.upload(endless));
     let killed = async {
-        while count_files(&data.join("tmp")) < 100 {
+        // The first ones are files of their own, the others a pack.
+        while len_of_files(&data.join("tmp")) < 2_000_000 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         process.0.kill().unwrap();
