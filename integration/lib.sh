@@ -103,9 +103,9 @@ stop() { # NAME [SIGNAL]
     rm -f "$work/pid/$1"
 }
 
-start_fileserver() { # [NAME DATA]
+start_fileserver() { # [NAME DATA [ARGUMENTS...]]
     start "${1:-fileserver}" "$FILESERVER_URL" \
-        "$bin/sway-fileserver" --data "${2:-$store}" --listen "${FILESERVER_URL#http://}"
+        "$bin/sway-fileserver" --data "${2:-$store}" --listen "${FILESERVER_URL#http://}" "${@:3}"
 }
 
 start_worker() { # NAME [ARGUMENTS...]: data below $work, on the one worker's address

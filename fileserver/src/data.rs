@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DATA/version           the layout's version
+//! DATA/id                what passes name the server by
 //! DATA/lock              held by the server that uses the directory
 //! DATA/blobs/ab/cdef…    stored blobs, each in a file of its own
 //! DATA/packs/N           stored blobs, many in one file
@@ -16,6 +17,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
+use sway_server::token::random_hex;
 
 /// The layout's version. Version N reads N and N−1; 1 had no packs.
 pub const LAYOUT_VERSION: u32 = 2;
@@ -94,6 +96,21 @@ impl DataDir {
         write_durably(&self.tmp(), &path, text.as_bytes()).map_err(io)
     }
 
+    /// What tells the directory's server from others. Made once; nothing secret.
+    pub fn id(&self) -> Result<String, DataError> {
+        let io = |source| DataError::Io { path: self.path.clone(), source };
+        let path = self.path.join("id");
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(text.trim().to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let id = random_hex::<16>();
+                write_durably(&self.tmp(), &path, format!("{id}\n").as_bytes()).map_err(io)?;
+                Ok(id)
+            }
+            Err(error) => Err(io(error)),
+        }
+    }
+
     /// The directory itself.
     pub fn path(&self) -> &Path {
         &self.path
@@ -150,6 +167,14 @@ mod tests {
         assert!(matches!(DataDir::open(dir.path()), Err(DataError::Locked(_))));
         drop(first);
         DataDir::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_directory_keeps_its_id_and_no_other_has_it() {
+        let [one, two] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let id = |dir: &tempfile::TempDir| DataDir::open(dir.path()).unwrap().id().unwrap();
+        assert_eq!(id(&one), id(&one));
+        assert_ne!(id(&one), id(&two));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The fileserver: blobs and refs over HTTP.
 //!
 //! Modules are listed in the order in which data flows: a blob comes in, is verified once and
-//! kept whole or not at all; a ref makes it findable; both go out over HTTP. [`run`] is the
+//! kept whole or not at all; a ref makes it findable, and readable to those who may read the ref
+//! (`reach`); both go out over HTTP. [`run`] is the
 //! server's life from start to stop, for `main` and for programs that embed it.
 
 #![forbid(unsafe_code)]
@@ -10,6 +11,8 @@ pub mod config;
 pub mod data;
 pub mod blobs;
 pub mod refs;
+pub mod holdings;
+pub mod reach;
 pub mod http;
 
 use std::net::TcpListener;
@@ -39,12 +42,13 @@ pub async fn run(
             let data = DataDir::open(&path)?;
             let blobs = DiskStore::open(&data)?;
             let refs = Refs::open(&data)?;
-            anyhow::Ok((data, blobs, refs))
+            let id = data.id()?;
+            anyhow::Ok((data, blobs, refs, id))
         })
     };
     // The directory stays locked until the server has stopped.
-    let (data, blobs, refs) = opening.await.context("opening the data directory")??;
-    let app = http::App::new(Arc::new(blobs), refs);
+    let (data, blobs, refs, id) = opening.await.context("opening the data directory")??;
+    let app = http::App::new(Arc::new(blobs), refs, id);
     let tasks = app.tasks().clone();
     let router = http::router(app, &config, addr);
     tracing::info!(

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 
@@ -118,9 +119,18 @@ impl Refs {
     /// At most `limit` refs whose names start with `prefix`, sorted.
     pub fn list(&self, prefix: &str, limit: usize) -> Vec<RefEntry> {
         let table = self.read();
-        // A prefix need not be a valid name, so it can't be looked up as one.
-        let matching = table.iter().filter(|(name, _)| name.as_ref().starts_with(prefix));
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        let rest = table.range::<str, _>(from);
+        let matching = rest.take_while(|(name, _)| name.as_ref().starts_with(prefix));
         matching.map(|(_, entry)| entry.clone()).take(limit).collect()
+    }
+
+    /// What those `limit` refs point to whose names start with `prefix` and that were moved last,
+    /// the latest first.
+    pub fn latest(&self, prefix: &str, limit: usize) -> Vec<Digest> {
+        let mut entries = self.list(prefix, REFS_MAX);
+        entries.sort_unstable_by(|a, b| b.updated_at.cmp(&a.updated_at));
+        entries.into_iter().take(limit).map(|entry| entry.digest).collect()
     }
 
     /// Points `name` to `digest` if it is what is expected. Tells whether the ref is new.

@@ -24,6 +24,7 @@ use axum::response::{IntoResponse as _, Response};
 use sway_core::access::{Scope, Scopes};
 use sway_core::api::blobs::FRAMES_MEDIA_TYPE;
 use sway_core::api::jobs::USER_HEADER;
+use sway_core::api::users::PASS_REFUSED;
 use sway_core::name::UserName;
 
 use crate::error::ServerError;
@@ -57,8 +58,8 @@ pub struct GuardOptions {
     /// Paths that are answered without a token if `open`, as the user that the caller names.
     pub open_paths: Vec<&'static str>,
     /// Requests that a user may send for each second, ten seconds' worth of them at once; any
-    /// number where it is absent. The operator is not counted, and who comes without a token counts
-    /// as one user.
+    /// number where it is absent. The operator and workers are not counted, and who comes without a
+    /// token counts as one user.
     pub requests_per_second: Option<NonZeroU32>,
 }
 
@@ -104,14 +105,16 @@ impl Guard {
     pub fn identify(&self, secret: &str, peer: IpAddr) -> Result<Identity, ServerError> {
         self.0.authority.identify(secret).map_err(|wrong| {
             match self.0.wrong_tokens.take(household(peer)) {
-                Ok(()) => ServerError::unauthorized(wrong.to_string()),
+                Ok(()) => wrong.into(),
                 Err(wait) => ServerError::too_many("too many wrong tokens from this address", wait),
             }
         })
     }
 
     fn count_request(&self, identity: &Identity) -> Result<(), ServerError> {
-        let Some(requests) = self.0.requests.as_ref().filter(|_| !identity.is_operator()) else {
+        // What a worker asks for, it asks for all its users.
+        let is_counted = !identity.is_operator() && !identity.may(Scope::Worker);
+        let Some(requests) = self.0.requests.as_ref().filter(|_| is_counted) else {
             return Ok(());
         };
         let user = match identity.token {
@@ -143,6 +146,26 @@ pub enum WrongToken {
     /// Its time is over.
     #[error("the bearer token has expired")]
     Expired,
+    /// It is a pass that nobody signed whom this server knows, or that was changed.
+    #[error("the pass is not signed by a worker that this server knows")]
+    Unsigned,
+    /// It is a pass that shows something to another server.
+    #[error("the pass is for another server")]
+    Elsewhere,
+}
+
+impl From<WrongToken> for ServerError {
+    #[deny(clippy::wildcard_enum_match_arm)]
+    fn from(wrong: WrongToken) -> Self {
+        let refusal = Self::unauthorized(wrong.to_string());
+        match wrong {
+            WrongToken::Unknown | WrongToken::Revoked | WrongToken::Expired => refusal,
+            WrongToken::Unsigned => Self { code: PASS_REFUSED, ..refusal }
+                .hint("start the fileserver with --worker-key and the key of the worker"),
+            WrongToken::Elsewhere => Self { code: PASS_REFUSED, ..refusal }
+                .hint("use the fileserver that the worker uses"),
+        }
+    }
 }
 
 /// The data directory's token is the operator's.
@@ -191,9 +214,21 @@ impl Identity {
             return Ok(());
         }
         let names: Vec<&str> = scopes.iter().map(Scope::as_str).collect();
-        let message = format!("this needs a token with the scope {}", names.join(" or "));
-        Err(ServerError::new(StatusCode::FORBIDDEN, "scope_missing", message))
+        Err(scope_missing(&names.join(" or ")))
     }
+
+    /// Refuses whoever lacks one of `scopes`.
+    pub fn needs_all_of(&self, scopes: Scopes) -> Result<(), ServerError> {
+        match scopes.iter().find(|&scope| !self.may(scope)) {
+            Some(scope) => Err(scope_missing(scope.as_str())),
+            None => Ok(()),
+        }
+    }
+}
+
+fn scope_missing(scope: &str) -> ServerError {
+    let message = format!("this needs a token with the scope {scope}");
+    ServerError::new(StatusCode::FORBIDDEN, "scope_missing", message)
 }
 
 /// A layer's function: lets through who has one of the scopes.

@@ -59,23 +59,13 @@ impl Token {
             return Self::parse(&text).ok_or_else(|| TokenError::Malformed("SWAY_TOKEN".into()));
         }
         let path = data_dir.join(TOKEN_FILE);
-        let io = |source| TokenError::Io { path: path.clone(), source };
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(io)?;
-        if !path.exists() {
-            create(data_dir, &path).map_err(io)?;
-        }
-        Self::load(&path)
+        let text = secret_file(data_dir, &path)?;
+        Self::parse(&text).ok_or_else(|| TokenError::Malformed(path.display().to_string()))
     }
 
     /// The token of an existing file that only its owner can read.
     pub fn load(path: &Path) -> Result<Self, TokenError> {
-        let io = |source| TokenError::Io { path: path.to_owned(), source };
-        let mode = fs::metadata(path).map_err(io)?.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(TokenError::Exposed { path: path.to_owned(), mode });
-        }
-        let text = fs::read_to_string(path).map_err(io)?;
-        Self::parse(text.trim_end())
+        Self::parse(&read_secret(path)?)
             .ok_or_else(|| TokenError::Malformed(path.display().to_string()))
     }
 
@@ -112,6 +102,26 @@ pub fn random_hex<const LEN: usize>() -> String {
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     provider.secure_random.fill(&mut bytes).expect("the system gives random bytes");
     hex::encode(bytes)
+}
+
+/// What is in a file of `data_dir` that its owner alone can read: 256 random bits in hex, where
+/// there is none yet. The directory is made if need be.
+pub(crate) fn secret_file(data_dir: &Path, path: &Path) -> Result<String, TokenError> {
+    let io = |source| TokenError::Io { path: path.to_owned(), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(io)?;
+    if !path.exists() {
+        create(data_dir, path).map_err(io)?;
+    }
+    read_secret(path)
+}
+
+fn read_secret(path: &Path) -> Result<String, TokenError> {
+    let io = |source| TokenError::Io { path: path.to_owned(), source };
+    let mode = fs::metadata(path).map_err(io)?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(TokenError::Exposed { path: path.to_owned(), mode });
+    }
+    Ok(fs::read_to_string(path).map_err(io)?.trim_end().to_owned())
 }
 
 /// Makes the file whole or not at all; a process that came first wins.

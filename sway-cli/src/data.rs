@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use sway_core::access::Scope;
 use sway_core::job::{Dataset, DatasetKind};
 use sway_core::name::DatasetName;
 
-use crate::context::Context;
+use crate::context::{Context, Fileserver};
 use crate::export::{Progress, StoredDataset, cache_directory, store_dataset};
 use crate::failure::Failure;
 
@@ -68,12 +69,12 @@ pub(crate) async fn send(
     if sources.is_empty() {
         return Ok(Vec::new());
     }
-    let (client, cache) = (context.fileserver()?, cache_directory()?);
+    let cache = cache_directory()?;
+    let Fileserver { client, user } = context.fileserver(&[Scope::Run]).await?;
     let progress = Progress::new(context.output.clone());
-    let user = &context.settings.user;
     let mut sent = Vec::new();
     for source in sources {
-        let to_ref = |digest| DatasetName::of_digest(digest).to_ref(user);
+        let to_ref = |digest| DatasetName::of_digest(digest).to_ref(&user);
         let stored = store_dataset(&client, &source.path, to_ref, &cache, &progress).await?;
         tracing::info!(
             path = %source.path.display(),

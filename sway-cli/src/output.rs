@@ -16,6 +16,7 @@ use owo_colors::OwoColorize;
 use serde::Serialize;
 use sway_client::ClientError;
 use sway_core::api::jobs::OutputStream;
+use sway_core::api::users::PASS_REFUSED;
 use tokio::io::AsyncWriteExt;
 
 use crate::failure::Failure;
@@ -256,7 +257,9 @@ fn hint(error: &anyhow::Error) -> Option<String> {
                     .to_owned(),
             );
         }
-        if let ClientError::Refused { status: 401, .. } = error {
+        if let ClientError::Refused { status: 401, code, .. } = error
+            && code != PASS_REFUSED
+        {
             return Some(
                 "the token is in the file `token` of the server's data directory: set SWAY_DATA to \
                  that directory, or SWAY_TOKEN to the token"

@@ -69,7 +69,7 @@ impl Blobs<'_> {
             .header(CONTENT_TYPE, FRAMES_MEDIA_TYPE)
             .body(Body::wrap_stream(body));
         let sending = async {
-            let response = request.send().await.map_err(|error| self.0.failed(error))?;
+            let response = self.0.send(request).await?;
             let response = self.0.accepted(response).await?;
             self.0.within_idle(response.json()).await?.map_err(|error| self.0.failed(error))
         };

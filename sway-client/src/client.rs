@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use reqwest::{Method, RequestBuilder, Response};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use sway_core::api::error::ErrorBody;
 use sway_core::api::jobs::USER_HEADER;
@@ -17,6 +17,7 @@ use url::{Host, Url};
 use crate::blobs::Blobs;
 use crate::error::ClientError;
 use crate::jobs::Jobs;
+use crate::passes::Passes;
 use crate::pin;
 use crate::refs::Refs;
 use crate::retry::{Retries, retry};
@@ -40,6 +41,8 @@ pub struct ClientConfig {
     pub base: Url,
     /// Bearer token.
     pub token: Option<String>,
+    /// Where passes come from that are shown in place of a token; such a client has none.
+    pub passes: Option<Arc<dyn Passes>>,
     /// Whom the operator's token speaks for; the server decides where this is absent.
     pub user: Option<UserName>,
     /// SHA-256 of the server's certificate (DER) in hex: exactly this one is accepted. Where it
@@ -61,6 +64,7 @@ impl ClientConfig {
         Self {
             base,
             token: None,
+            passes: None,
             user: None,
             pin: None,
             connect_timeout: Duration::from_secs(5),
@@ -68,6 +72,11 @@ impl ClientConfig {
             idle_timeout: Duration::from_secs(30),
             retries: Retries::default(),
         }
+    }
+
+    /// Whether nothing secret is sent.
+    fn is_nobodys(&self) -> bool {
+        self.token.is_none() && self.passes.is_none()
     }
 
     fn http_client(&self, http1_only: bool) -> Result<reqwest::Client, ClientError> {
@@ -143,7 +152,7 @@ impl Client {
             "http" if config.pin.is_some() => {
                 return Err(bad(format!("{base} has no certificate to pin: use https")));
             }
-            "http" if config.token.is_none() || is_loopback(base) => {}
+            "http" if config.is_nobodys() || is_loopback(base) => {}
             "http" => {
                 return Err(bad(format!("{base} would carry the token unencrypted: use https")));
             }
@@ -241,9 +250,23 @@ impl Client {
         retry(self.0.config.retries, operation).await
     }
 
+    /// Sends a request, with a pass where passes are shown. The answer may be a refusal.
+    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        let Some(passes) = &self.0.config.passes else {
+            return request.send().await.map_err(|error| self.failed(error));
+        };
+        let pass = passes.pass().await?;
+        let sending = request.bearer_auth(&pass).send();
+        let response = sending.await.map_err(|error| self.failed(error))?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            passes.forget(&pass);
+        }
+        Ok(response)
+    }
+
     /// Starts a request whose answer is streamed: the head must come within the idle timeout.
     pub(crate) async fn streamed(&self, request: RequestBuilder) -> Result<Response, ClientError> {
-        let response = self.within_idle(request.send()).await?.map_err(|e| self.failed(e))?;
+        let response = self.within_idle(self.send(request)).await??;
         self.accepted(response).await
     }
 
@@ -274,7 +297,7 @@ impl Client {
     ) -> Result<Vec<u8>, ClientError> {
         let after = self.0.config.call_timeout;
         let call = async {
-            let response = request.send().await.map_err(|error| self.failed(error))?;
+            let response = self.send(request).await?;
             let response = self.accepted(response).await?;
             self.read_bounded(response, ANSWER_LEN_MAX).await
         };

@@ -154,7 +154,7 @@ impl Jobs<'_> {
             .header(CONTENT_TYPE, "application/octet-stream")
             .body(Body::wrap_stream(input));
         // No deadline: a person may be typing, and the job may be slow to read.
-        let response = request.send().await.map_err(|error| self.0.failed(error))?;
+        let response = self.0.send(request).await?;
         self.0.accepted(response).await.map(|_| ())
     }
 

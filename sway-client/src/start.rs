@@ -141,7 +141,7 @@ impl Client {
     pub async fn warm(&self, count: u8) -> Result<(), ClientError> {
         let asked = (0..count.clamp(1, STRIPES_MAX)).map(|_| {
             let request = self.stripe_request(Method::GET, "/healthz");
-            async { self.within_idle(request?.send()).await?.map_err(|error| self.failed(error)) }
+            async { self.within_idle(self.send(request?)).await? }
         });
         // An answer that nobody has read yet keeps its connection busy, so each has its own.
         let answers = try_join_all(asked).await?;
@@ -167,8 +167,7 @@ impl Client {
         if let Some(etag) = etag {
             request = request.header(IF_NONE_MATCH, etag);
         }
-        let response =
-            self.within_idle(request.send()).await?.map_err(|error| self.failed(error))?;
+        let response = self.within_idle(self.send(request)).await??;
         if response.status() == StatusCode::NOT_MODIFIED {
             return Ok(Answer { head: Some(self.head(response.headers())?), body: None });
         }

@@ -6,7 +6,7 @@ use reqwest::header::CONTENT_TYPE;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sway_core::api::users::{
-    MadeToken, Me, NewToken, NewUser, TokenList, TokenView, UserList, UserView,
+    MadePass, MadeToken, Me, NewPass, NewToken, NewUser, TokenList, TokenView, UserList, UserView,
 };
 use sway_core::name::UserName;
 
@@ -56,6 +56,16 @@ impl Users<'_> {
     pub async fn revoke_token(&self, id: &str) -> Result<TokenView, ClientError> {
         let path = format!("/v1/tokens/{}", encoded(id));
         self.0.call(|| self.0.request(Method::DELETE, &path)).await
+    }
+
+    /// Makes a pass of the caller's, for the worker's fileserver.
+    pub async fn pass(&self, new: &NewPass) -> Result<MadePass, ClientError> {
+        let body = Bytes::from(serde_json::to_vec(new).expect("plain data"));
+        let request = || {
+            let request = self.0.request(Method::POST, "/v1/passes");
+            request.header(CONTENT_TYPE, "application/json").body(body.clone())
+        };
+        self.0.call(request).await
     }
 
     async fn post<T: DeserializeOwned>(

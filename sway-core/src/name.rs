@@ -3,6 +3,7 @@
 //! `[user/]name[:tag][@digest]` names an image; the ref behind it is
 //! `images/<user>/<name>:<tag>`, the user percent-encoded. `library` is the user of shared images.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -356,6 +357,13 @@ impl RefName {
     /// it is read back.
     pub(crate) fn of_parts(name: String) -> Self {
         Self(name)
+    }
+}
+
+/// Refs are sorted as their texts are, so that a range of them can be had by a prefix.
+impl Borrow<str> for RefName {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

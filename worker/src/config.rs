@@ -53,16 +53,26 @@ enum SandboxKind {
     Sway,
 }
 
+/// What a worker shows to its fileserver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileserverAccess {
+    /// The token that it asks for itself, which both know.
+    OwnToken,
+    /// The token in this file.
+    TokenOf(PathBuf),
+    /// Passes of its own, with the scope `worker`.
+    Passes,
+}
+
 /// Everything a worker needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Data directory; made with mode 0700.
     pub data_dir: PathBuf,
-    /// The token to ask for and to show to the fileserver, where it was given; else the data
-    /// directory's.
+    /// The token to ask for, where it was given; else the data directory's.
     pub token: Option<String>,
-    /// File with the fileserver's token, where it has another one.
-    pub fileserver_token_file: Option<PathBuf>,
+    /// What is shown to the fileserver.
+    pub fileserver_access: FileserverAccess,
     /// The fileserver.
     pub fileserver: Url,
     /// SHA-256 of the fileserver's certificate, in hex.
@@ -128,7 +138,7 @@ impl Config {
         Self {
             data_dir,
             token: None,
-            fileserver_token_file: None,
+            fileserver_access: FileserverAccess::OwnToken,
             fileserver,
             fileserver_pin: None,
             tls: Tls::Off,
@@ -180,7 +190,8 @@ pub struct Arguments {
     /// SHA-256 of the fileserver's self-signed certificate, in hex
     #[arg(long, value_name = "SHA256")]
     fileserver_pin: Option<String>,
-    /// File with the fileserver's token, if it is not this worker's own
+    /// File with the fileserver's token [default: the token of the environment; where there is none,
+    /// passes of this worker's own, which the fileserver takes that knows DATA/pass-key.pub]
     #[arg(long, value_name = "FILE")]
     fileserver_token_file: Option<PathBuf>,
     /// Requests that a user may send for each second, ten seconds' worth at once; 0 for any number.
@@ -334,7 +345,11 @@ pub fn load(arguments: Arguments) -> anyhow::Result<Process> {
     let mut config = Config::new(arguments.data, fileserver);
     config.token = env("SWAY_TOKEN");
     config.fileserver_pin = arguments.fileserver_pin;
-    config.fileserver_token_file = arguments.fileserver_token_file;
+    config.fileserver_access = match (arguments.fileserver_token_file, &config.token) {
+        (Some(path), _) => FileserverAccess::TokenOf(path),
+        (None, Some(_)) => FileserverAccess::OwnToken,
+        (None, None) => FileserverAccess::Passes,
+    };
     config.tls = tls.clone();
     config.names = arguments.names;
     config.open = arguments.open;

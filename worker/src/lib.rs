@@ -20,6 +20,7 @@ pub mod policy;
 pub mod queue;
 pub mod db;
 pub mod users;
+pub mod passes;
 pub mod http;
 mod containers;
 
@@ -33,15 +34,17 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use sway_client::{Client, ClientConfig};
+use sway_server::pass::PassKey;
 use sway_server::tasks::Tasks;
 use sway_server::telemetry::Metrics;
 use sway_server::token::Token;
 use tokio_util::sync::CancellationToken;
 
 use self::account::Accounts;
-use self::config::Config;
+use self::config::{Config, FileserverAccess};
 use self::containers::Containers;
 use self::db::Db;
+use self::passes::{OwnPasses, PassDesk};
 use self::queue::{Images, Queue, QueueConfig, RunJob};
 use self::start::TraceMode;
 use self::trace::Traces;
@@ -54,6 +57,7 @@ const TASKS_DEADLINE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Foundation {
     pub(crate) token: Token,
+    pub(crate) passes: PassDesk,
     pub(crate) client: Client,
     pub(crate) accounts: Arc<Accounts>,
     pub(crate) db: Db,
@@ -100,10 +104,17 @@ impl Foundation {
         let token = Token::load_or_create(data, config.token.clone())?;
         let mut client = ClientConfig::new(config.fileserver.clone());
         client.pin.clone_from(&config.fileserver_pin);
-        client.token = Some(match &config.fileserver_token_file {
-            Some(path) => Token::load(path)?.expose().to_owned(),
-            None => token.expose().to_owned(),
-        });
+        let passes = PassDesk::new(PassKey::load_or_create(data)?, Client::new(&client)?);
+        tracing::info!(pass.key = %passes.public_key(), "the key that fileservers may know");
+        match &config.fileserver_access {
+            FileserverAccess::OwnToken => client.token = Some(token.expose().to_owned()),
+            FileserverAccess::TokenOf(path) => {
+                client.token = Some(Token::load(path)?.expose().to_owned());
+            }
+            FileserverAccess::Passes => {
+                client.passes = Some(Arc::new(OwnPasses::new(passes.clone())))
+            }
+        }
         let client = Client::new(&client)?;
         let db = Db::open(&data.join("worker.db"))?;
         let tasks = Tasks::new();
@@ -112,6 +123,7 @@ impl Foundation {
             records.then(|| Traces::new(client.clone(), db.clone(), &tasks, config.share_traces));
         Ok(Self {
             token,
+            passes,
             client,
             accounts: Arc::new(Accounts::new(records)),
             db,
@@ -160,6 +172,7 @@ async fn serve(
         http::App {
             queue: queue.clone(),
             users,
+            passes: foundation.passes.clone(),
             traces: foundation.traces.clone(),
             accounts: Arc::clone(&foundation.accounts),
             metrics,

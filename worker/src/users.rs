@@ -18,6 +18,7 @@ use sway_server::tasks::Tasks;
 use sway_server::token::{Token, hash_of, random_hex};
 
 use crate::db::{Caller, Db, DbError, TokenRow, now, rfc3339};
+use crate::passes::WORKER;
 
 /// Users on record, revoked ones included.
 const USERS_MAX: usize = 10_000;
@@ -31,7 +32,7 @@ const TOKENS_OF_USER_MAX: usize = 100;
 const LABEL_LEN_MAX: usize = 100;
 
 /// Names that stand for somebody else than a user.
-const RESERVED: [&str; 3] = [OPERATOR, ANONYMOUS, LIBRARY];
+const RESERVED: [&str; 4] = [OPERATOR, ANONYMOUS, LIBRARY, WORKER];
 
 /// How exactly it is known when a token was used last: each note is a write to the disk.
 const USED_STEP: Duration = Duration::from_secs(3600);

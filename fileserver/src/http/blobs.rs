@@ -13,7 +13,9 @@ use sway_core::blob::{
 };
 use sway_core::digest::{Digest, Hasher};
 use sway_server::error::{Json, Path, Query, ServerError};
+use sway_server::guard::Identity;
 
+use super::access::{self, Of};
 use super::body::{self, BodyWriter, PIECE_LEN};
 use super::stripe::{self, StripeOf};
 use super::{App, blocking, place};
@@ -38,22 +40,28 @@ const DRAIN_LEN_MAX: u64 = 64 << 20;
 /// `POST /v1/blobs/missing`
 pub(super) async fn missing(
     State(app): State<App>,
+    identity: Identity,
     headers: HeaderMap,
     Json(list): Json<DigestList>,
 ) -> Result<Json<DigestList>, ServerError> {
     check_len(&list)?;
     let verify = wants_verified(&headers);
+    let asked = list.digests.iter().copied();
+    let hidden = access::hidden(&app, &identity, asked, Of::SentOrRead).await?;
     blocking(move || {
-        let mut missing = Vec::new();
+        let (mut missing, mut told) = (Vec::new(), Vec::new());
         for digest in list.digests {
-            let there = if verify {
-                app.blobs.open_verified(digest)?.is_some()
-            } else {
-                app.blobs.contains(digest)?
-            };
-            if !there {
-                missing.push(digest);
-            }
+            let there = !hidden.contains(&digest)
+                && if verify {
+                    app.blobs.open_verified(digest)?.is_some()
+                } else {
+                    app.blobs.contains(digest)?
+                };
+            if there { told.push(digest) } else { missing.push(digest) }
+        }
+        if !access::sees_all(&identity) {
+            // Nobody has to send what is there: it counts as sent.
+            app.holdings.add(&identity.user, told);
         }
         Ok::<_, StoreError>(Json(DigestList { digests: missing }))
     })
@@ -63,6 +71,7 @@ pub(super) async fn missing(
 /// `POST /v1/blobs`
 pub(super) async fn upload(
     State(app): State<App>,
+    identity: Identity,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<UploadSummary>, ServerError> {
@@ -71,7 +80,8 @@ pub(super) async fn upload(
     let mut body = body::reader(body).take(UPLOAD_LEN_MAX);
     blocking(move || {
         let _place = place;
-        drained(receive(&*app.blobs, &mut body), &mut body)
+        let sender = Sender { app: &app, identity: &identity };
+        drained(receive(&sender, &mut body), &mut body)
     })
     .await
     .map(Json)
@@ -109,6 +119,7 @@ pub(super) async fn put(
 /// `POST /v1/blobs/fetch`
 pub(super) async fn fetch(
     State(app): State<App>,
+    identity: Identity,
     Query(stripe): Query<StripeOf>,
     headers: HeaderMap,
     Json(list): Json<DigestList>,
@@ -116,7 +127,9 @@ pub(super) async fn fetch(
     check_len(&list)?;
     stripe.check().map_err(|why| ServerError::bad_request("malformed_query", why))?;
     let verify = wants_verified(&headers);
-    let body = stripe::frames(&app, list.digests, stripe, verify).await?;
+    let asked = list.digests.iter().copied();
+    let hidden = access::hidden(&app, &identity, asked, Of::Read).await?;
+    let body = stripe::frames(&app, list.digests, hidden, stripe, verify).await?;
     Ok(([(header::CONTENT_TYPE, FRAMES_MEDIA_TYPE)], body).into_response())
 }
 
@@ -310,22 +323,45 @@ fn drained<T>(result: Result<T, UploadError>, body: &mut impl Read) -> Result<T,
     result
 }
 
+/// Who sends blobs.
+struct Sender<'a> {
+    app: &'a App,
+    identity: &'a Identity,
+}
+
+impl Sender<'_> {
+    /// What is told of a batch that was stored. To a user, a blob is new that the user has not sent
+    /// before: whether others have it is theirs to know.
+    fn told(&self, sent: &mut Vec<Digest>, stored: UploadSummary) -> UploadSummary {
+        count(&stored);
+        let sent = std::mem::take(sent);
+        if access::sees_all(self.identity) {
+            return stored;
+        }
+        let all = sent.len() as u64;
+        let stored = self.app.holdings.add(&self.identity.user, sent);
+        UploadSummary { stored, known: all - stored }
+    }
+}
+
 /// Takes frames until the body ends. Whole batches that came before a bad frame stay.
-fn receive(store: &dyn BlobStore, body: &mut impl Read) -> Result<UploadSummary, UploadError> {
-    let mut total = UploadSummary::default();
+fn receive(sender: &Sender<'_>, body: &mut impl Read) -> Result<UploadSummary, UploadError> {
+    let store = &*sender.app.blobs;
+    let (mut total, mut sent) = (UploadSummary::default(), Vec::new());
     let mut batch = store.batch()?;
     while let Some(header) = read_header(body)? {
         let mut encoded = body.take(header.encoded_len.into());
         if let Err(error) = batch.add(header.into(), &mut encoded) {
             return Err(cut_short(error, &mut encoded));
         }
+        sent.push(header.digest);
         let (blobs, bytes) = batch.size();
         if blobs >= BATCH_BLOBS_MAX || bytes >= BATCH_BYTES_MAX {
-            add(&mut total, &batch.commit()?);
+            add(&mut total, &sender.told(&mut sent, batch.commit()?));
             batch = store.batch()?;
         }
     }
-    add(&mut total, &batch.commit()?);
+    add(&mut total, &sender.told(&mut sent, batch.commit()?));
     Ok(total)
 }
 
@@ -384,7 +420,6 @@ fn small_again(digest: Digest, encoded: &[u8]) -> Option<Vec<u8>> {
 }
 
 fn add(total: &mut UploadSummary, part: &UploadSummary) {
-    count(part);
     total.stored += part.stored;
     total.known += part.known;
 }

@@ -1,5 +1,6 @@
 //! Route of bundles: many blobs, in order, for one round trip.
 
+use std::collections::HashSet;
 use std::io::Read as _;
 use std::sync::Arc;
 
@@ -35,7 +36,7 @@ pub(super) async fn get(
     let store = Arc::clone(&app.blobs);
     let bundle = blocking(move || load(&*store, digest)).await?;
     let frames = [digest].into_iter().chain(bundle.members).collect();
-    let body = stripe::frames(&app, frames, StripeOf::WHOLE, verify).await?;
+    let body = stripe::frames(&app, frames, HashSet::new(), StripeOf::WHOLE, verify).await?;
     let headers = [
         (header::CONTENT_TYPE, header::HeaderValue::from_static(FRAMES_MEDIA_TYPE)),
         (header::ETAG, etag(digest)),

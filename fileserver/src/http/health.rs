@@ -14,11 +14,18 @@ pub(super) struct Health {
     status: &'static str,
     service: &'static str,
     version: &'static str,
+    /// What passes for this server name.
+    id: String,
 }
 
 /// `GET /healthz`
-pub(super) async fn healthz() -> Json<Health> {
-    Json(Health { status: "ok", service: "sway-fileserver", version: env!("CARGO_PKG_VERSION") })
+pub(super) async fn healthz(State(app): State<App>) -> Json<Health> {
+    Json(Health {
+        status: "ok",
+        service: "sway-fileserver",
+        version: env!("CARGO_PKG_VERSION"),
+        id: app.id.to_string(),
+    })
 }
 
 /// `GET /metrics`

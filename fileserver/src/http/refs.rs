@@ -7,12 +7,13 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
 use sway_core::api::blobs::{RefList, RefTarget};
+use sway_core::digest::Digest;
 use sway_core::name::RefName;
 use sway_server::error::{Json, Path, Query, ServerError};
 use sway_server::guard::Identity;
 
 use super::blobs::{blob_not_found, etag};
-use super::{App, blocking};
+use super::{App, access, blocking};
 use crate::refs::Expected;
 
 /// Most refs in one listing.
@@ -29,18 +30,21 @@ pub(super) struct Listing {
 /// `GET /v1/refs?prefix=`
 pub(super) async fn list(
     State(app): State<App>,
+    identity: Identity,
     Query(Listing { prefix }): Query<Listing>,
 ) -> Json<RefList> {
-    Json(RefList { refs: app.refs.list(&prefix, LISTING_MAX) })
+    Json(RefList { refs: access::refs(&app, &identity, &prefix, LISTING_MAX) })
 }
 
 /// `GET /v1/refs/{name}`
 pub(super) async fn get(
     State(app): State<App>,
+    identity: Identity,
     Path(name): Path<String>,
 ) -> Result<Response, ServerError> {
     let name = ref_name(&name)?;
-    let digest = app.refs.get(&name).ok_or_else(|| ref_not_found(&name))?.digest;
+    let found = if access::may_read(&identity, &name) { app.refs.get(&name) } else { None };
+    let digest = found.ok_or_else(|| ref_not_found(&name))?.digest;
     Ok(([(header::ETAG, etag(digest))], Json(RefTarget { digest })).into_response())
 }
 
@@ -53,13 +57,15 @@ pub(super) async fn put(
     Json(RefTarget { digest }): Json<RefTarget>,
 ) -> Result<Response, ServerError> {
     let name = ref_name(&name)?;
-    check_may_write(&identity, &name)?;
+    access::check_may_write(&identity, &name, Some(digest))?;
     let expected = expected(&headers)?;
+    let reached = access::check_target(&app, &identity, digest).await?;
     let is_new = blocking(move || {
         if !app.blobs.contains(digest)? {
-            return Err(blob_not_found(digest).hint("upload the blob before the ref"));
+            return Err(no_target(digest));
         }
         let is_new = app.refs.put(&name, digest, expected)?;
+        app.holdings.release(&identity.user, &reached);
         tracing::info!(ref.name = %name, blob.digest = %digest, user = %identity.user, "ref moved");
         Ok(is_new)
     })
@@ -76,7 +82,7 @@ pub(super) async fn delete(
     headers: HeaderMap,
 ) -> Result<StatusCode, ServerError> {
     let name = ref_name(&name)?;
-    check_may_write(&identity, &name)?;
+    access::check_may_write(&identity, &name, None)?;
     let expected = expected(&headers)?;
     let refs = Arc::clone(&app.refs);
     blocking(move || {
@@ -95,15 +101,9 @@ pub(super) fn ref_not_found(name: &RefName) -> ServerError {
     ServerError::not_found("ref_not_found", format!("there is no ref {name}"))
 }
 
-/// Users write their own images and datasets; the rest is the operator's.
-fn check_may_write(identity: &Identity, name: &RefName) -> Result<(), ServerError> {
-    let own = ["images", "data"].map(|kind| format!("{kind}/{}/", identity.user.to_ref_part()));
-    if identity.is_operator() || own.iter().any(|own| name.as_ref().starts_with(own)) {
-        Ok(())
-    } else {
-        let own = own.join(" and ");
-        Err(ServerError::forbidden(format!("{} may write refs under {own} only", identity.user)))
-    }
+/// The refusal of a ref to a blob that is not there, or not for its caller.
+pub(super) fn no_target(digest: Digest) -> ServerError {
+    blob_not_found(digest).hint("upload the blob before the ref")
 }
 
 /// What `If-Match` and `If-None-Match` say (RFC 9110, 13.1), as far as moves need it.
@@ -129,34 +129,4 @@ fn expected(headers: &HeaderMap) -> Result<Expected, ServerError> {
 fn malformed(name: &HeaderName) -> ServerError {
     ServerError::bad_request("malformed_precondition", format!("header {name} is malformed"))
         .hint("send if-match: \"<digest>\", if-match: * or if-none-match: *")
-}
-
-#[cfg(test)]
-mod tests {
-    use sway_core::access::Role;
-
-    use super::*;
-
-    #[test]
-    fn users_write_their_own_images_and_datasets_and_no_traces() {
-        let may = |user: &str, operator, name: &str| {
-            let role = if operator { Role::Operator } else { Role::Owner };
-            let identity =
-                Identity { user: user.parse().unwrap(), scopes: role.scopes(), token: None };
-            check_may_write(&identity, &name.parse().unwrap()).is_ok()
-        };
-        assert!(may("ada", false, "images/ada/x:1"));
-        assert!(may("ada", false, "data/ada/x"));
-        for name in [
-            "images/bob/x:1",
-            "images/library/x:1",
-            "data/bob/x",
-            "data/adamant/x",
-            "traces/ada/x/_",
-            "jobs/1",
-        ] {
-            assert!(!may("ada", false, name), "{name}");
-            assert!(may("ada", true, name), "{name}");
-        }
-    }
 }

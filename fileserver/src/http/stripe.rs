@@ -4,6 +4,7 @@
 //! it at once and their slow starts add up. Each stripe walks over all frames, and seeks over what
 //! is not its own.
 
+use std::collections::HashSet;
 use std::io::{self, Cursor, Read as _};
 
 use axum::body::Body;
@@ -48,16 +49,21 @@ impl StripeOf {
     }
 }
 
-/// A stripe of the stream of these blobs' frames, in this order.
+/// A stripe of the stream of these blobs' frames, in this order. What is `hidden` from the caller
+/// is told as what is not there.
 pub(super) async fn frames(
     app: &App,
     blobs: Vec<Digest>,
+    hidden: HashSet<Digest>,
     stripe: StripeOf,
     verify: bool,
 ) -> Result<Body, ServerError> {
     pieces(app, move |store, out| {
         let mut stripe = Stripe::new(out, stripe);
-        blobs.into_iter().try_for_each(|digest| stripe.send_frame(store, digest, verify))?;
+        blobs.into_iter().try_for_each(|digest| match hidden.contains(&digest) {
+            true => stripe.send_header(FrameHeader::missing(digest)),
+            false => stripe.send_frame(store, digest, verify),
+        })?;
         stripe.finish()
     })
     .await

@@ -6,6 +6,7 @@
 mod access;
 mod blobs;
 mod crash;
+mod matrix;
 mod refs;
 mod server;
 mod start;

@@ -28,10 +28,15 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    pub(crate) async fn start_with(adjust: impl FnOnce(&mut Config)) -> Self {
         let data = tempfile::tempdir().unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
-        let config = Config::new(data.path().to_owned(), Token::parse(TOKEN).unwrap());
+        let mut config = Config::new(data.path().to_owned(), Token::parse(TOKEN).unwrap());
+        adjust(&mut config);
         let shutdown = CancellationToken::new();
         let mut running = JoinSet::new();
         running.spawn(sway_fileserver::run(config, listener, shutdown.clone()));
@@ -51,7 +56,12 @@ impl Server {
 
     /// Sends `request`, whose lines may end in `\n`, with the token, and reads the answer.
     pub(crate) async fn send(&self, request: &str, body: &[u8]) -> Answer {
-        let credentials = format!("authorization: Bearer {TOKEN}\n");
+        self.send_as(TOKEN, request, body).await
+    }
+
+    /// Likewise, with another token or a pass.
+    pub(crate) async fn send_as(&self, secret: &str, request: &str, body: &[u8]) -> Answer {
+        let credentials = format!("authorization: Bearer {secret}\n");
         self.send_bare(&format!("{}\n{credentials}", request.trim_end()), body).await
     }
 
@@ -87,8 +97,12 @@ pub(crate) fn count_files(dir: &Path) -> usize {
 }
 
 pub(crate) fn client(base: &str) -> Client {
+    client_as(TOKEN, base)
+}
+
+pub(crate) fn client_as(secret: &str, base: &str) -> Client {
     let mut config = ClientConfig::new(base.parse().unwrap());
-    config.token = Some(TOKEN.to_owned());
+    config.token = Some(secret.to_owned());
     Client::new(&config).unwrap()
 }
 

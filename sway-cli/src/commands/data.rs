@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use sway_core::access::Scope;
 use sway_core::digest::Digest;
 use sway_core::job::DatasetKind;
 use sway_core::name::{DatasetName, UserName};
 
-use crate::context::Context;
+use crate::context::{Context, Fileserver};
 use crate::exit_code::ExitCode;
 use crate::export::{Progress, cache_directory, store_dataset};
 use crate::failure::Failure;
@@ -65,11 +66,11 @@ async fn add(name: &str, path: &std::path::Path, context: &Context) -> anyhow::R
         let message = format!("{name:?} is not a name for a dataset of your own");
         return Err(Failure::new(message).hint("give it a name such as weather").into());
     }
-    let (client, cache) = (context.fileserver()?, cache_directory()?);
+    let cache = cache_directory()?;
+    let Fileserver { client, user } = context.fileserver(&[Scope::Export]).await?;
     let output = &context.output;
     let progress = Progress::new(output.clone());
-    let user = &context.settings.user;
-    let to_ref = |_| dataset.to_ref(user);
+    let to_ref = |_| dataset.to_ref(&user);
     let stored = store_dataset(&client, path, to_ref, &cache, &progress)
         .await
         .with_context(|| format!("the dataset {name} is not stored"))?;

@@ -11,10 +11,12 @@ use std::time::Duration;
 use clap::Args;
 use owo_colors::OwoColorize;
 use serde::Serialize;
+use sway_core::access::Scope;
+use sway_core::name::UserName;
 use tokio::process::Command;
 
 use crate::config::Login;
-use crate::context::Context;
+use crate::context::{Context, Fileserver};
 use crate::exit_code::ExitCode;
 use crate::output::{Output, chain};
 
@@ -204,6 +206,14 @@ async fn builders() -> Option<Finding> {
     })
 }
 
+/// As whom the fileserver takes us, and how many images of ours it has.
+async fn own_images(context: &Context) -> anyhow::Result<(UserName, usize)> {
+    let Fileserver { client, user } = context.fileserver(&[Scope::Read]).await?;
+    let own = format!("images/{}/", user.to_ref_part());
+    let images = client.refs().list(&own).await?;
+    Ok((user, images.len()))
+}
+
 /// The servers that the settings point to, and whether the worker takes jobs from us.
 async fn servers(context: &Context) -> anyhow::Result<(Vec<Finding>, bool)> {
     let mut findings = Vec::new();
@@ -223,7 +233,7 @@ async fn servers(context: &Context) -> anyhow::Result<(Vec<Finding>, bool)> {
         )
         .advice("`sway up` makes one; for a server of another user or machine set SWAY_TOKEN"),
     });
-    let fileserver = context.fileserver()?;
+    let fileserver = context.plain_fileserver()?;
     findings.push(match fileserver.health().await {
         Ok(_) => {
             Finding::new("fileserver", State::Good, format!("answers at {}", fileserver.base()))
@@ -231,6 +241,19 @@ async fn servers(context: &Context) -> anyhow::Result<(Vec<Finding>, bool)> {
         Err(error) => Finding::new("fileserver", State::Limited, chain(&error.into()))
             .advice("`sway up` starts one; FILESERVER_URL says where another is"),
     });
+    if token.is_some() {
+        findings.push(match own_images(context).await {
+            Ok((user, images)) => Finding::new(
+                "images and data",
+                State::Good,
+                format!("the fileserver knows us as {user}, who has {images} images there"),
+            ),
+            Err(error) => Finding::new("images and data", State::Limited, chain(&error)).advice(
+                "a user's token opens the fileserver that knows the worker: start it with \
+                 --worker-key and the worker's DATA/pass-key.pub",
+            ),
+        });
+    }
     let worker = context.worker()?;
     let served = worker.jobs().images().await;
     let taken = served.is_ok();

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
+use sway_core::access::Scope;
 use sway_core::api::jobs::TraceRequest;
 use sway_core::digest::Digest;
 use sway_core::image::Platform;
@@ -13,7 +14,7 @@ use sway_core::job::Program;
 use sway_core::name::ImageName;
 use tokio::task::spawn_blocking;
 
-use crate::context::Context;
+use crate::context::{Context, Fileserver};
 use crate::exit_code::ExitCode;
 use crate::export::{
     BuildRequest, Builder, Built, Export, ExportError, Exported, OpenImage, Progress, Source,
@@ -38,6 +39,8 @@ Examples:
 After an export the worker runs the image's command once, in a job of its own (`sway runs` shows
 it), and keeps which pages it read: the next start brings those first. A file that --trace names
 and that only this folder has is sent along, as `sway run` does.
+
+The image is the token's user's; in others' names and in library only an operator stores.
 
 Without a Dockerfile the image is built from pyproject.toml or requirements.txt, if there is one.")]
 pub(crate) struct ExportArgs {
@@ -119,8 +122,9 @@ pub(crate) async fn run(args: ExportArgs, context: &Context) -> anyhow::Result<E
         Some(name) => name.clone(),
         None => name_of(&directory)?,
     };
-    let client = context.fileserver()?;
-    let name = image_name.to_ref(&context.settings.user);
+    let owner = image_name.user.as_ref();
+    let Fileserver { client, user } = context.fileserver_for(owner, Scope::Export).await?;
+    let name = image_name.to_ref(&user);
     // Before a build that may take minutes: is there somewhere to export to?
     let previous = client.refs().get(&name).await?;
 

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use sway_client::Client;
+use sway_core::access::Scope;
 use sway_core::digest::Digest;
 use sway_core::name::{ImageName, UserName};
 
-use crate::context::Context;
+use crate::context::{Context, Fileserver};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 
@@ -35,9 +36,10 @@ pub(crate) async fn run(args: MountArgs, context: &Context) -> anyhow::Result<Ex
     if !args.dir.is_dir() {
         return Err(Failure::new(format!("there is no directory {}", args.dir.display())).into());
     }
-    let fileserver = context.fileserver()?;
-    let manifest = resolve(&fileserver, &args.image, &context.settings.user).await?;
-    serve(fileserver, manifest, &args, context).await?;
+    let owner = args.image.user.as_ref().filter(|owner| **owner != UserName::library());
+    let Fileserver { client, user } = context.fileserver_for(owner, Scope::Read).await?;
+    let manifest = resolve(&client, &args.image, &user).await?;
+    serve(client, manifest, &args, context).await?;
     Ok(ExitCode::Success)
 }
 

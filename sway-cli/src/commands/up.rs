@@ -118,9 +118,11 @@ mod servers {
     use anyhow::Context as _;
     use sway_client::{Client, ClientConfig};
     use sway_server::listen::{Listen, ListenError};
+    use sway_server::pass::PassKey;
     use sway_server::telemetry::init_logging;
     use sway_server::tls::Tls;
     use sway_server::token::Token;
+    use sway_worker::config::FileserverAccess;
     use sway_worker::job::{PoolBounds, Sandbox};
     use sway_worker::policy::Policy;
     use tokio_util::sync::CancellationToken;
@@ -160,7 +162,9 @@ mod servers {
         let filter = context.settings.log.as_deref();
         init_logging(filter.or(quiet.then_some("warn")), log_format);
 
-        let fileserver = sway_fileserver::Config::new(data.join("fileserver"), token.clone());
+        let mut fileserver = sway_fileserver::Config::new(data.join("fileserver"), token.clone());
+        // The one knows the other: users need nothing but their tokens.
+        fileserver.workers = vec![PassKey::load_or_create(&data.join("worker"))?.public()];
         let worker = worker_config(&args, &data, &token, fileserver_url.clone());
         let (fileserver_stop, worker_stop) = (CancellationToken::new(), CancellationToken::new());
         let serving_files = async {
@@ -265,6 +269,7 @@ mod servers {
     ) -> sway_worker::config::Config {
         let mut config = sway_worker::config::Config::new(data.join("worker"), fileserver);
         config.token = Some(token.expose().to_owned());
+        config.fileserver_access = FileserverAccess::Passes;
         config.open = args.open;
         let set = |target: &mut u64, value: Option<u64>| *target = value.unwrap_or(*target);
         set(&mut config.memory_cache_bytes, args.memory_cache);

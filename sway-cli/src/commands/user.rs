@@ -18,7 +18,8 @@ Examples:
   sway user revoke ada                 ends ada and all tokens of hers at once
 
 Roles: submitter (submit and see own jobs), owner (run, submit, export, approve), operator
-(everything). It takes the operator's token, which the machine of the worker has.")]
+(everything). It takes the operator's token, which the machine of the worker has. Users see and
+store what is theirs, and read what is in library.")]
 pub(crate) struct UserArgs {
     #[command(subcommand)]
     verb: Verb,

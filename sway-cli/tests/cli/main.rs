@@ -10,3 +10,5 @@ mod run;
 mod invoke;
 mod record;
 mod users;
+#[cfg(target_os = "linux")]
+mod passes;

@@ -115,3 +115,58 @@ pub struct TokenList {
     /// The newest first.
     pub tokens: Vec<TokenView>,
 }
+
+/// Code of the refusal of a pass that is right for another server (HTTP 401).
+pub const PASS_REFUSED: &str = "pass_refused";
+
+/// A pass to be: what shows the fileserver whom the worker takes the caller for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewPass {
+    /// What for, at most what the token is for; all of that where this is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scopes: Option<Scopes>,
+}
+
+/// A pass.
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
+pub struct MadePass {
+    /// To be sent to the fileserver as a bearer token (`docs/format.md`).
+    pub pass: String,
+    /// Whom it speaks for.
+    pub user: UserName,
+    /// What for.
+    pub scopes: Scopes,
+    /// For how many seconds.
+    pub expires_in_s: u64,
+}
+
+impl std::fmt::Debug for MadePass {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MadePass")
+            .field("user", &self.user)
+            .field("scopes", &self.scopes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether a secret is a user's token, which only the worker knows: no other server must be shown
+/// it. The operator's are any text.
+pub fn is_of_user(secret: &str) -> bool {
+    let rest = secret.strip_prefix("sway_").and_then(|rest| rest.split_once('_'));
+    let is_hex = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    rest.is_some_and(|(id, random)| is_hex(id) && is_hex(random))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_of_user;
+
+    #[test]
+    fn a_users_token_is_told_from_the_operators() {
+        assert!(is_of_user("sway_3f9a01b2c3d4_00ff"));
+        for other in ["", "secret", "sway_", "sway__", "sway_3f_", "sway_zz_00", "3f9a01b2c3d4"] {
+            assert!(!is_of_user(other), "{other}");
+        }
+    }
+}

@@ -102,6 +102,11 @@ fn of_db(message: String, error: &DbError) -> ServerError {
     }
 }
 
+/// A pass that names no fileserver would open nothing.
+pub(super) fn no_pass(error: &ClientError) -> ServerError {
+    of_fileserver("no pass can be made", error)
+}
+
 fn of_fileserver(message: &str, source: &ClientError) -> ServerError {
     let told = format!("{message}: {source}");
     match source {

@@ -44,6 +44,7 @@ use self::openapi::Document;
 use self::scopes::needs;
 use crate::account::Accounts;
 use crate::db;
+use crate::passes::PassDesk;
 use crate::queue::Queue;
 use crate::trace::Traces;
 use crate::users::Users;
@@ -55,6 +56,8 @@ pub struct App {
     pub queue: Queue,
     /// Who may come in.
     pub users: Users,
+    /// What they show to the fileserver.
+    pub passes: PassDesk,
     /// Traces of images; none where they are off.
     pub traces: Option<Arc<Traces>>,
     /// Whose reads no run caused, for the metrics.
@@ -123,6 +126,7 @@ pub fn router(app: App, access: Access) -> Router {
         .routes(needs(&[Read], routes!(runs::images)))
         .routes(needs(&[Read], routes!(runs::stats)))
         .routes(routes!(users::me))
+        .routes(routes!(users::make_pass))
         .routes(needs(&[Admin], routes!(users::list)))
         .routes(needs(&[Admin], routes!(users::add)))
         .routes(needs(&[Admin], routes!(users::revoke)))

@@ -4,14 +4,15 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use sway_core::api::users::{
-    MadeToken, Me, NewToken, NewUser, TokenList, TokenView, UserList, UserView,
+    MadePass, MadeToken, Me, NewPass, NewToken, NewUser, TokenList, TokenView, UserList, UserView,
 };
 use sway_core::name::UserName;
 use sway_server::error::{Json, Path, ServerError};
 use sway_server::guard::Identity;
 
 use super::App;
-use super::openapi::{Changed, Guarded, Named};
+use super::error::no_pass;
+use super::openapi::{Changed, FromFileserver, Guarded, Named};
 use crate::db::Caller;
 
 /// Who is asking, and what for.
@@ -21,6 +22,23 @@ pub(super) async fn me(State(app): State<App>, identity: Identity) -> Json<Me> {
     let role = app.users.role(&identity);
     let token = identity.token.as_deref().map(str::to_owned);
     Json(Me { user: identity.user, role, scopes: identity.scopes, token })
+}
+
+/// A pass for the fileserver, for some minutes: what the caller may do there, at most what its token
+/// is for.
+#[utoipa::path(post, path = "/v1/passes", tag = "users", request_body = NewPass,
+    responses((status = 201, description = "The pass.", body = MadePass),
+        Guarded, Changed, FromFileserver))]
+pub(super) async fn make_pass(
+    State(app): State<App>,
+    identity: Identity,
+    Json(NewPass { scopes }): Json<NewPass>,
+) -> Result<Response, ServerError> {
+    let scopes = scopes.unwrap_or(identity.scopes);
+    identity.needs_all_of(scopes)?;
+    let made = app.passes.make(&identity, scopes).await.map_err(|error| no_pass(&error))?;
+    let no_store = [(header::CACHE_CONTROL, "no-store")];
+    Ok((StatusCode::CREATED, no_store, Json(made)).into_response())
 }
 
 /// All users.

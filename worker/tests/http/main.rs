@@ -13,6 +13,7 @@ mod matrix;
 mod openapi;
 mod outputs;
 mod pages;
+mod passes;
 mod restart;
 mod runs;
 mod submissions;

@@ -53,6 +53,7 @@ const ROUTES: &[(&str, &str, Open)] = &[
     ("GET", "/v1/jobs/{id}/review", For(&[Read])),
     ("POST", "/v1/jobs/{id}/stdin", For(&[Run])),
     ("GET", "/v1/me", Known),
+    ("POST", "/v1/passes", Known),
     ("GET", "/v1/queue", For(&[Read])),
     ("PUT", "/v1/queue", For(&[Approve])),
     ("GET", "/v1/runs", For(&[Read])),

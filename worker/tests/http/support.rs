@@ -12,6 +12,7 @@ use sway_client::{Client, ClientConfig};
 use sway_core::api::jobs::{JobEvent, JobView, OutputStream, TraceUse, Usage};
 use sway_core::digest::Digest;
 use sway_core::job::{Cause, JobFile, JobSpec, Program};
+use sway_server::pass::{PassKey, PublicKey};
 use sway_server::token::Token;
 use sway_worker::account::CacheFigures;
 use sway_worker::config::Config;
@@ -28,6 +29,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// A worker that runs until it is dropped, and its data.
 pub(crate) struct Worker {
     pub(crate) addr: SocketAddr,
+    /// Where its fileserver is, which knows its key.
+    pub(crate) fileserver: String,
     pub(crate) data: Arc<tempfile::TempDir>,
     pub(crate) shutdown: CancellationToken,
     ended: Option<tokio::task::JoinHandle<anyhow::Result<()>>>,
@@ -47,9 +50,9 @@ impl Worker {
         adjust: impl FnOnce(&mut Config),
     ) -> Self {
         let shutdown = CancellationToken::new();
-        let fileserver = fileserver(shutdown.clone()).await;
-        let url = format!("http://{fileserver}").parse().unwrap();
-        let mut config = Config::new(data.path().to_owned(), url);
+        let key = PassKey::load_or_create(data.path()).unwrap().public();
+        let fileserver = format!("http://{}", fileserver(key, shutdown.clone()).await);
+        let mut config = Config::new(data.path().to_owned(), fileserver.parse().unwrap());
         config.token = Some(TOKEN.to_owned());
         config.running_max = 4;
         config.abandoned_after = Duration::from_millis(300);
@@ -60,7 +63,7 @@ impl Worker {
         let running = sway_worker::run_with(config, Arc::new(Actor), listener, shutdown.clone());
         #[expect(clippy::disallowed_methods, reason = "the test waits for it in `stop`")]
         let ended = tokio::spawn(running);
-        Self { addr, data, shutdown, ended: Some(ended) }
+        Self { addr, fileserver, data, shutdown, ended: Some(ended) }
     }
 
     /// Ends the worker in order, and gives its data back.
@@ -185,10 +188,11 @@ impl Request {
 }
 
 /// A fileserver with `scipy`, `science` and `node` in the library, `own` of ada, `secret` of bob.
-async fn fileserver(shutdown: CancellationToken) -> SocketAddr {
+async fn fileserver(worker: PublicKey, shutdown: CancellationToken) -> SocketAddr {
     let token = Token::parse(TOKEN).unwrap();
     let data = tempfile::tempdir().unwrap();
-    let config = sway_fileserver::Config::new(data.path().to_owned(), token);
+    let mut config = sway_fileserver::Config::new(data.path().to_owned(), token);
+    config.workers = vec![worker];
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     #[expect(clippy::disallowed_methods, reason = "ends with the worker")]
