@@ -163,7 +163,7 @@ impl Containers {
         });
         let subject = Subject { user: order.user, manifest: order.manifest, key };
         let request = RunRequest {
-            job_id: order.job_id,
+            job_id: order.job_id.clone(),
             spec: order.spec,
             limits: order.limits,
             mount,
@@ -191,11 +191,13 @@ impl Containers {
         if let (Some(traces), Some(account), true) = (&self.traces, outcome.account.take(), is_told)
         {
             traces.ended(EndedRun {
+                job_id: order.job_id,
                 subject,
                 rootfs,
                 account,
                 base: start.as_ref().and_then(StartGuard::trace),
                 is_exact: usage.is_fresh() && usage.is_exclusive(),
+                pushed: start.as_ref().and_then(|start| start.pushed(&usage)),
             });
         }
         if let Some(start) = &start {

@@ -101,12 +101,14 @@ impl Db {
         .await
     }
 
-    /// Notes how many bytes of its trace a run used.
-    pub async fn note_trace_used(&self, run_id: i64, bytes: u64) -> Result<(), DbError> {
+    /// Notes how many bytes of its trace a job's latest run used.
+    pub async fn note_trace_used(&self, job_id: &str, bytes: u64) -> Result<(), DbError> {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        let job_id = job_id.to_owned();
         self.call(move |connection| {
-            let set = "UPDATE runs SET trace_used_bytes = ?2 WHERE id = ?1";
-            connection.execute(set, params![run_id, bytes])?;
+            let set = "UPDATE runs SET trace_used_bytes = ?2 \
+                       WHERE id = (SELECT max(id) FROM runs WHERE job_id = ?1)";
+            connection.execute(set, params![job_id, bytes])?;
             Ok(())
         })
         .await

@@ -43,8 +43,8 @@ use crate::rootfs::{Rootfs, RootfsError};
 use crate::start::Board;
 use readahead::Holds;
 pub use readahead::ReadaheadHold;
-pub use usage::MountUse;
 use usage::Usage;
+pub use usage::{Aftermath, MountUse};
 
 /// How long sessions may take to end at a shutdown; a busy one ends with the process.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);

@@ -1,7 +1,7 @@
 //! Which jobs used a mount, so that what one of them read is known to be its own.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use super::ImageMount;
 
@@ -41,9 +41,27 @@ impl MountUse {
         self.before == 0
     }
 
+    /// The mount as its only job leaves it; none where there was another.
+    pub fn aftermath(&self) -> Option<Aftermath> {
+        let is_only = self.is_fresh() && self.is_exclusive();
+        is_only.then(|| Aftermath(Arc::downgrade(&self.mount)))
+    }
+
     /// Whether no other job has used the mount at the same time so far.
     pub fn is_exclusive(&self) -> bool {
         self.alone && self.mount.usage.entered.load(Ordering::SeqCst) == self.before + 1
+    }
+}
+
+/// A mount as its first job left it. Keeping it keeps no mount.
+#[derive(Clone, Debug)]
+pub struct Aftermath(Weak<ImageMount>);
+
+impl Aftermath {
+    /// The mount, as long as no other job has begun there.
+    pub fn mount(&self) -> Option<Arc<ImageMount>> {
+        let mount = self.0.upgrade()?;
+        (mount.usage.entered.load(Ordering::SeqCst) == 1).then_some(mount)
     }
 }
 

@@ -16,6 +16,7 @@ mod plan;
 mod push;
 mod source;
 mod stream;
+mod used;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -40,8 +41,9 @@ pub use board::{Board, Demand, Outlook, PageKey, Parked, Span, StartId, Waiter};
 pub use file::StartFiles;
 pub use plan::{FrameError, Piece, Plan, Target};
 pub use source::StartSource;
+pub use used::Pushed;
 
-use crate::mount::{ImageMount, MountError, Mounts};
+use crate::mount::{ImageMount, MountError, MountUse, Mounts};
 
 /// Connections of one start: their slow starts add up.
 const STRIPES: u8 = sway_core::api::start::STRIPES_MAX;
@@ -207,7 +209,8 @@ struct Shared {
     stop: CancellationToken,
     mount: watch::Sender<Mounting>,
     counters: Counters,
-    trace: OnceLock<Arc<Trace>>,
+    /// What it brings, once that is known.
+    plan: OnceLock<Arc<Plan>>,
     bundle: Mutex<Option<Digest>>,
     /// Whether a trace goes with it, the image's own or a donor's; none until that is known.
     is_traced: watch::Sender<Option<bool>>,
@@ -259,7 +262,7 @@ impl StartGuard {
 
     /// The trace that the start goes by, once it is known.
     pub fn trace(&self) -> Option<Arc<Trace>> {
-        self.start.as_ref()?.shared.trace.get().cloned()
+        Some(Arc::clone(self.start.as_ref()?.shared.plan.get()?.trace()))
     }
 
     /// The bundle of the image's own trace for this run, where it has one.
@@ -278,6 +281,14 @@ impl StartGuard {
         matches!(known, Ok(Ok(state)) if *state == Some(true))
     }
 
+    /// What was pushed, for a job that has ended and was the only one on its mount.
+    pub fn pushed(&self, usage: &MountUse) -> Option<Pushed> {
+        let StartFigures { mode, pushed_bytes: bytes, .. } = self.figures();
+        let plan = Arc::clone(self.start.as_ref()?.shared.plan.get()?);
+        let mount = usage.aftermath()?;
+        (mode == TraceUse::Pushed && bytes > 0).then_some(Pushed { mount, plan, bytes })
+    }
+
     /// How it went so far.
     pub fn figures(&self) -> StartFigures {
         let has_trace = self.bundle().is_some();
@@ -287,7 +298,7 @@ impl StartGuard {
         let shared = &start.shared;
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let own = |counter: &AtomicU64| if self.is_first { read(counter) } else { 0 };
-        let mode = match (shared.trace.get(), shared.mode) {
+        let mode = match (shared.plan.get(), shared.mode) {
             (Some(_), TraceMode::Push) if !shared.is_only_read.load(Ordering::Relaxed) => {
                 TraceUse::Pushed
             }
@@ -526,7 +537,7 @@ impl Starts {
             stop: self.tasks.stopping().child_token(),
             mount: watch::Sender::new(Mounting::Opening),
             counters: Counters::default(),
-            trace: OnceLock::new(),
+            plan: OnceLock::new(),
             bundle: Mutex::default(),
             is_traced: watch::Sender::new(None),
             is_only_read: AtomicBool::new(false),

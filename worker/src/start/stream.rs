@@ -177,7 +177,7 @@ impl Work<'_> {
         let key = &self.shared.key;
         mount.note_started(key.user.clone(), key.key.clone());
         if let (Some((plan, inbox)), Some(reading)) = (laid, reading) {
-            let _ = self.shared.trace.set(Arc::clone(plan.trace()));
+            let _ = self.shared.plan.set(Arc::clone(&plan));
             reading.board.expect(&plan);
             self.bring(&mount, plan, inbox, reading).await;
         }

@@ -26,6 +26,7 @@ use crate::account::RunAccount;
 use crate::db::{Db, DbError};
 use crate::fetch::FetchError;
 use crate::rootfs::Rootfs;
+use crate::start::Pushed;
 
 pub use self::request::{Deferred, PrepareError};
 
@@ -67,6 +68,8 @@ pub struct Subject {
 /// A run that has ended, as its trace needs to know it.
 #[derive(Debug)]
 pub struct EndedRun {
+    /// Its job.
+    pub job_id: String,
     /// Its trace.
     pub subject: Subject,
     /// Its image.
@@ -78,6 +81,8 @@ pub struct EndedRun {
     /// Whether no other job has used the mount before or meanwhile: then the run's reads are all
     /// that it needed beyond `base`.
     pub is_exact: bool,
+    /// What was pushed for it, where nobody else can have used that.
+    pub pushed: Option<Pushed>,
 }
 
 /// Records traces, and knows those that were recorded. One per worker.

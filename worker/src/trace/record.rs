@@ -10,9 +10,11 @@ use sway_core::trace::{Trace, TraceKey};
 use tokio::sync::mpsc;
 
 use super::derive::DONATED_SHARE;
+use super::pack::at_low_priority;
 use super::store::{Stored, ref_of};
 use super::{EndedRun, RecordError, Subject, Traces};
 use crate::db::KnownTrace;
+use crate::start::Pushed;
 
 /// How often a trace is merged again because another worker was faster.
 const MOVED_TRIES_MAX: usize = 5;
@@ -39,7 +41,29 @@ pub(super) async fn work_off(traces: Arc<Traces>, mut ended: mpsc::Receiver<Ende
 }
 
 impl Traces {
-    async fn record(&self, run: EndedRun) -> Result<(), RecordError> {
+    /// Puts down how much of what was pushed for a run it used, as far as that is known.
+    async fn note_used(&self, job_id: &str, pushed: Pushed) -> Result<(), RecordError> {
+        let bytes = pushed.bytes();
+        let looking = tokio::task::spawn_blocking(move || at_low_priority(|| pushed.used()));
+        match looking.await.map_err(|_| RecordError::Stopping)? {
+            Ok(Some(used)) => {
+                let counter = |what| metrics::counter!("sway_trace_bytes_total", "what" => what);
+                counter("used").increment(used);
+                counter("unused").increment(bytes - used);
+                Ok(self.db.note_trace_used(job_id, used).await?)
+            }
+            Ok(None) => Ok(()),
+            Err(error) => {
+                tracing::debug!(job.id = job_id, %error, "what a run used of its trace is not known");
+                Ok(())
+            }
+        }
+    }
+
+    async fn record(&self, mut run: EndedRun) -> Result<(), RecordError> {
+        if let Some(pushed) = run.pushed.take() {
+            self.note_used(&run.job_id, pushed).await?;
+        }
         let Some(noted) = run.account.take_touched() else { return Ok(()) };
         let subject = &run.subject;
         let known = self.known(subject).await?;
@@ -50,7 +74,7 @@ impl Traces {
         let manifest = Arc::clone(run.rootfs.manifest());
         let seen = tokio::task::spawn_blocking({
             let manifest = Arc::clone(&manifest);
-            move || super::pack::at_low_priority(|| Touches::of_run(&manifest, &noted))
+            move || at_low_priority(|| Touches::of_run(&manifest, &noted))
         });
         let seen = seen.await.map_err(|_| RecordError::Stopping)?;
         let contents = Contents::of(&manifest);

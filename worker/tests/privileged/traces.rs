@@ -154,6 +154,35 @@ async fn what_one_run_read_another_worker_starts_with() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_tells_how_much_of_what_was_pushed_it_used() {
+    let data = tempfile::tempdir().unwrap();
+    let fileserver = start_fileserver(data.path(), None).await;
+    let at = client(&format!("http://{}", fileserver.addr));
+    let manifest = store_image(&at, "demo", 0, 1).await;
+    let first = worker(&fileserver).await;
+    assert_done(&ended(&first.client, &reads("demo", "/a /b")).await);
+    trace_when(&at, manifest, "app.sh", |_| true).await;
+    drop(first);
+
+    // What was read first is pushed first: all of /a is there before anything of /b.
+    let second = worker(&fileserver).await;
+    let run = ended(&second.client, &reads("demo", "/b")).await;
+    assert_done(&run);
+    assert!(run.trace_pushed_bytes >= 600_000, "{run:?}");
+    let begun = Instant::now();
+    let used = loop {
+        let run = second.client.jobs().run(&run.id.to_string()).await.unwrap();
+        if let Some(used) = run.trace_used_bytes {
+            break used;
+        }
+        assert!(begun.elapsed() < PATIENCE, "nothing is known of {run:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!((300_000..=run.trace_pushed_bytes - 290_000).contains(&used), "{used} of {run:?}");
+    fileserver.shutdown.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_trace_grows_by_what_runs_of_two_workers_missed() {
     let data = tempfile::tempdir().unwrap();
     let fileserver = start_fileserver(data.path(), None).await;
