@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime};
 
 use subtle::ConstantTimeEq as _;
-use sway_core::access::{Role, Scopes};
+use sway_core::access::{Role, Scope, Scopes};
 use sway_core::api::users::{MadeToken, NewToken, NewUser, TokenView, UserView};
 use sway_core::name::{LIBRARY, UserName};
 use sway_server::guard::{ANONYMOUS, Authority, Identity, OPERATOR, WrongToken};
@@ -43,6 +43,9 @@ pub enum UsersError {
     /// Not a user of this worker.
     #[error("there is no user {0}")]
     NoUser(UserName),
+    /// Nobody who decides on jobs; why is not told.
+    #[error("{0} decides on no jobs at this worker")]
+    NoOwner(UserName),
     /// Not a token, or not for this caller.
     #[error("there is no token {0:?}")]
     NoToken(String),
@@ -134,6 +137,20 @@ impl Users {
         let of_token = identity.token.as_deref().and_then(|id| known.tokens.get(id));
         let user = of_token.and_then(|token| known.users.get(&token.view.user));
         user.map_or(Role::Operator, |user| user.role)
+    }
+
+    /// Refuses an owner who can't decide on jobs. Whoever may submit can learn who can; a stranger, a
+    /// submitter and a user who was revoked are told apart by nobody. The operator speaks for any
+    /// name, and so may address any.
+    pub fn check_owner(&self, submitter: &Identity, owner: &UserName) -> Result<(), UsersError> {
+        if submitter.is_operator() || owner.as_ref() == OPERATOR {
+            return Ok(());
+        }
+        let known = self.known();
+        let decides = known.users.get(owner).is_some_and(|user| {
+            user.revoked_at.is_none() && user.role.scopes().contains(Scope::Approve)
+        });
+        if decides { Ok(()) } else { Err(UsersError::NoOwner(owner.clone())) }
     }
 
     /// Whom the token of this id speaks for, if it still opens something, and what is kept of its
@@ -361,8 +378,6 @@ fn expiry(seconds: u64) -> Result<String, UsersError> {
 
 #[cfg(test)]
 mod tests {
-    use sway_core::access::Scope;
-
     use super::*;
 
     const BOSS: Caller = Caller::WORKER;

@@ -58,6 +58,9 @@ impl From<UsersError> for ServerError {
         match error {
             UsersError::NoUser(_) => Self::not_found("user_not_found", message)
                 .hint("`sway user list` tells which there are; `sway user add` adds one"),
+            UsersError::NoOwner(_) => Self::new(StatusCode::FORBIDDEN, "not_an_owner", message)
+                .field("owner")
+                .hint("the operator makes somebody an owner: `sway user add NAME --role owner`"),
             UsersError::NoToken(_) => Self::not_found("token_not_found", message)
                 .hint("`sway token list` tells which there are"),
             UsersError::Exists(_) => Self::conflict("user_exists", message),

@@ -35,6 +35,7 @@ pub(super) async fn submit(
     Extension(_permit): Extension<BodyPermit>,
     Json(submission): Json<Submission>,
 ) -> Result<Response, ServerError> {
+    app.users.check_owner(&identity, &submission.owner)?;
     let key = key(&headers);
     let job = app.queue.submit_to_owner(&identity.user, submission, key, caller).await?;
     let location = [(header::LOCATION, format!("/v1/jobs/{}", job.id))];

@@ -304,6 +304,36 @@ async fn what_is_somebody_elses_is_answered_like_what_is_not_there() {
 }
 
 #[tokio::test]
+async fn a_job_goes_to_nobody_who_can_not_decide_and_the_refusal_tells_no_more() {
+    let worker = Worker::start().await;
+    let bob = user(&worker, "bob", Role::Submitter).await;
+    for (name, role) in [("ada", Role::Owner), ("gone", Role::Owner), ("sue", Role::Submitter)] {
+        user(&worker, name, role).await;
+    }
+    client(&worker, TOKEN).users().revoke(&"gone".parse().unwrap()).await.unwrap();
+    let asking = async |secret: &str, owner: &str| {
+        let submission = serde_json::json!({ "owner": owner, "name": "Sums", "job": spec(&["say"]) });
+        let request = Request::new(worker.addr, "POST", "/v1/submissions")
+            .header("authorization", &format!("Bearer {secret}"))
+            .header("content-type", "application/json")
+            .body(submission.to_string().into_bytes());
+        let answer = request.send().await;
+        (answer.status, answer.body.replace(owner, "_"))
+    };
+    for owner in ["ada", "operator"] {
+        assert_eq!(asking(&bob, owner).await.0, 202, "{owner}");
+    }
+    let nobody = asking(&bob, "nobody").await;
+    assert_eq!(nobody.0, 403, "{}", nobody.1);
+    assert!(nobody.1.contains("not_an_owner"), "{}", nobody.1);
+    for owner in ["sue", "gone", "bob"] {
+        assert_eq!(asking(&bob, owner).await, nobody, "{owner}");
+    }
+    // Who speaks for any name can decide in it.
+    assert_eq!(asking(TOKEN, "nobody").await.0, 202);
+}
+
+#[tokio::test]
 async fn an_image_of_somebody_else_is_refused_like_one_that_is_not_there() {
     let worker = Worker::start().await;
     let ada = user(&worker, "ada", Role::Owner).await;
