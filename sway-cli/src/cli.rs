@@ -7,7 +7,7 @@ use clap::{Args, ColorChoice, Parser, Subcommand};
 
 use crate::commands::{
     audit, completions, data, decide, doctor, export, images, invoke, jobs, logs, mount, outputs,
-    queue, review, run, runs, status, submit, token, up, user, whoami,
+    owner, queue, review, run, runs, status, submit, token, up, user, whoami,
 };
 
 /// `sway …`
@@ -118,6 +118,8 @@ pub(crate) enum Command {
     Status(status::StatusArgs),
     /// Wait until submitted jobs have ended
     Wait(status::WaitArgs),
+    /// Say where owners decide whose worker is not yours
+    Owner(owner::OwnerArgs),
     /// Show or change what you grant to jobs that others submit
     Queue(queue::QueueArgs),
     /// Store and list datasets that submitted jobs can ask for

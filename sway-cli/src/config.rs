@@ -183,6 +183,8 @@ pub(crate) struct Settings {
     pub(crate) fileserver_url: Url,
     /// Where the worker is.
     pub(crate) worker_url: Url,
+    /// Whether the command line names it: then it is everybody's.
+    pub(crate) worker_is_named: bool,
     /// Who is asking.
     pub(crate) user: UserName,
     /// Where Sway's data is on this machine, whether or not something is there.
@@ -246,6 +248,7 @@ impl Settings {
         Ok(Self {
             fileserver_url: server_url(fileserver_url, FILESERVER_LISTEN)?,
             worker_url: server_url(worker_url, WORKER_LISTEN)?,
+            worker_is_named: options.worker.is_some(),
             user,
             data,
             log: log.or_else(|| file.log.clone()),
@@ -305,10 +308,15 @@ fn server_url(
 ) -> Result<Url, ConfigError> {
     let (origin, value) =
         choice.unwrap_or_else(|| ("the default", format!("http://{default_address}")));
-    let url = Url::parse(&value).ok().filter(|url| {
+    server_url_of(origin, &value)
+}
+
+/// The address of a server, as `origin` says it.
+pub(crate) fn server_url_of(origin: &str, value: &str) -> Result<Url, ConfigError> {
+    let url = Url::parse(value).ok().filter(|url| {
         matches!(url.scheme(), "http" | "https") && url.host().is_some() && url.query().is_none()
     });
-    url.ok_or_else(|| ConfigError::Url { origin: origin.to_owned(), value })
+    url.ok_or_else(|| ConfigError::Url { origin: origin.to_owned(), value: value.to_owned() })
 }
 
 /// `/var/lib/sway` for root, else below the home directory.

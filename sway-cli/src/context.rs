@@ -1,19 +1,21 @@
-//! What every command works with: settings, the two servers, the way to print.
+//! What every command works with: settings, the servers, the way to print.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use sway_client::passes::WorkerPasses;
 use sway_client::retry::Retries;
-use sway_client::{Client, ClientConfig};
+use sway_client::{Client, ClientConfig, ClientError};
 use sway_core::access::{Scope, Scopes};
 use sway_core::api::users::is_of_user;
 use sway_core::name::UserName;
 use url::Url;
 
-use crate::config::Settings;
-use crate::output::Output;
+use crate::config::{Settings, server_url_of};
+use crate::output::{Output, chain};
+use crate::owners::{Owner, Owners};
 
 /// A person waits: a server that is not there is told within half a second.
 const RETRIES: Retries = Retries {
@@ -81,13 +83,92 @@ impl Context {
         Client::new(&config).context(NO_FILESERVER)
     }
 
-    /// The worker, whether or not it is there.
+    /// The worker of the settings, whether or not it is there.
     pub(crate) fn worker(&self) -> anyhow::Result<Client> {
         let mut config = self.config(&self.settings.worker_url);
         config.pin.clone_from(&self.settings.worker_pin);
         config.token = self.settings.token()?;
         config.user = Some(self.settings.user.clone());
         Client::new(&config).context("can't set up the connection to the worker")
+    }
+
+    /// Where `owner` decides, and under which label; that of the settings unless `sway owner` knows
+    /// another one.
+    pub(crate) fn worker_of(&self, owner: &UserName) -> anyhow::Result<(Client, Option<String>)> {
+        match self.owners()?.0.remove(owner) {
+            Some(owner) => Ok((self.worker_at(&owner)?, owner.queue)),
+            None => Ok((self.worker()?, None)),
+        }
+    }
+
+    /// An owner's worker. The token of the settings goes to their own worker and nowhere else.
+    pub(crate) fn worker_at(&self, owner: &Owner) -> anyhow::Result<Client> {
+        let url = server_url_of("the owner's worker", &owner.worker_url)?;
+        let (token, pin) = match self.is_own(owner)? {
+            true => (self.settings.token()?, self.settings.worker_pin.clone()),
+            false => (None, None),
+        };
+        let mut config = self.config(&url);
+        config.pin = owner.worker_pin.clone().or(pin);
+        config.token = owner.token.clone().or(token);
+        config.user = Some(self.settings.user.clone());
+        Client::new(&config).with_context(|| format!("can't set up the connection to {url}"))
+    }
+
+    /// Whether an owner decides at the worker of the settings.
+    pub(crate) fn is_own(&self, owner: &Owner) -> anyhow::Result<bool> {
+        Ok(server_url_of("the owner's worker", &owner.worker_url)? == self.settings.worker_url)
+    }
+
+    /// The worker of the settings, then those of owners who have others, in the order of their names.
+    pub(crate) fn workers(&self) -> anyhow::Result<Vec<Client>> {
+        let mut workers = vec![self.worker()?];
+        let mut known = BTreeSet::new();
+        for owner in self.owners()?.0.values() {
+            let is_other = owner.token.is_some() || !self.is_own(owner)?;
+            if is_other && known.insert((owner.worker_url.clone(), owner.token.clone())) {
+                workers.push(self.worker_at(owner)?);
+            }
+        }
+        Ok(workers)
+    }
+
+    /// The worker that has the job whose id begins so: of several, the first.
+    pub(crate) async fn worker_with(&self, id: &str) -> anyhow::Result<Client> {
+        let mut workers = self.workers()?;
+        if workers.len() > 1 {
+            for worker in &workers {
+                match worker.jobs().job(id).await {
+                    Ok(_) => return Ok(worker.clone()),
+                    Err(ClientError::Refused { status: 404, .. }) => {}
+                    Err(error) => self.is_missing(worker, error),
+                }
+            }
+        }
+        // Which says itself that it has none.
+        Ok(workers.swap_remove(0))
+    }
+
+    /// The worker that has a run, by its job's id; runs with numbers are those of the settings' worker.
+    pub(crate) async fn worker_of_run(&self, name: &str) -> anyhow::Result<Client> {
+        match name.parse::<i64>() {
+            Ok(_) => self.worker(),
+            Err(_) => self.worker_with(name).await,
+        }
+    }
+
+    /// Says that a worker could not be asked: what others have is told all the same.
+    pub(crate) fn is_missing(&self, worker: &Client, error: ClientError) {
+        let error = chain(&error.into());
+        self.output.warning(format_args!("jobs at {} are missing: {error}", worker.base()));
+    }
+
+    /// Owners who have workers of their own; none counts where the command line names a worker.
+    fn owners(&self) -> anyhow::Result<Owners> {
+        match self.settings.worker_is_named {
+            true => Ok(Owners::default()),
+            false => Ok(Owners::load(&self.settings.data)?),
+        }
     }
 
     fn config(&self, base: &Url) -> ClientConfig {

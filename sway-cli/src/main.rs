@@ -5,6 +5,7 @@
 mod cli;
 mod commands;
 mod config;
+mod owners;
 mod context;
 mod export;
 mod project;
@@ -89,6 +90,7 @@ fn start(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
         | Command::Queue(_)
         | Command::Audit(_)
         | Command::Whoami(_)
+        | Command::Owner(_)
         | Command::User(_)
         | Command::Token(_) => {
             tokio::runtime::Builder::new_current_thread().enable_all().build()?

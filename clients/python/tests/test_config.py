@@ -8,7 +8,7 @@ import pytest
 
 import sway
 from sway import _http
-from sway._config import Config, _parse, _parse_flat
+from sway._config import Config, _parse, _parse_flat, known_owners
 
 
 def load(home: Path, file: str = "", **environ: str) -> Config:
@@ -76,6 +76,41 @@ def test_the_config_file_is_read_the_same_by_every_python(parse: type[_parse]) -
 def test_a_token_goes_nowhere_unencrypted_but_to_loopback(url: str, message: str) -> None:
     with pytest.raises(sway.ConfigError, match=message):
         Config(url, token="token-of-ada")
+
+
+def test_owners_are_known_from_a_list_that_nobody_else_can_read(tmp_path: Path) -> None:
+    environ = {"HOME": str(tmp_path), "SWAY_DATA": str(tmp_path)}
+    assert known_owners(environ) == {}
+    path = tmp_path / "owners.json"
+    path.write_text(
+        '{"alice": {"worker_url": "https://alice.example.org", "token": "b4d5ecre7"},'
+        ' "bob": {"worker_url": "http://127.0.0.1:1/", "queue": "nightly"}}'
+    )
+    path.chmod(0o644)
+    with pytest.raises(sway.ConfigError, match="others can read"):
+        known_owners(environ)
+    path.chmod(0o600)
+    owners = known_owners(environ)
+    assert owners["bob"] == sway.Owner("http://127.0.0.1:1/", queue="nightly")
+    assert "b4d5ecre7" not in repr(owners)
+    for broken in ('["b4d5ecre7"]', '{"alice": {"tokens": "b4d5ecre7"}}', "b4d5ecre7"):
+        path.write_text(broken)
+        with pytest.raises(sway.ConfigError, match="list of owners") as caught:
+            known_owners(environ)
+        assert "b4d5ecre7" not in "".join(
+            traceback.format_exception(type(caught.value), caught.value, caught.value.__traceback__)
+        )
+
+
+def test_a_token_goes_to_no_owners_worker_that_it_is_not_for() -> None:
+    own = Config("http://127.0.0.1:1", user="ada", token="mine")
+    assert sway.Owner("http://127.0.0.1:1/").config(own).token == "mine"
+    far = sway.Owner("https://alice.example.org", token="for-alice")
+    assert far.config(own).token == "for-alice"
+    with pytest.raises(sway.ConfigError, match="no token"):
+        sway.Owner("https://alice.example.org").config(own)
+    with pytest.raises(sway.ConfigError, match="unencrypted"):
+        sway.Owner("http://alice.example.org", token="for-alice").config(own)
 
 
 def test_pins_are_fingerprints_of_https(tmp_path: Path) -> None:

@@ -80,13 +80,15 @@ async fn add(name: &str, path: &std::path::Path, context: &Context) -> anyhow::R
 }
 
 async fn list(owner: Option<UserName>, json: bool, context: &Context) -> anyhow::Result<ExitCode> {
-    let worker = context.worker()?;
-    let submissions = worker.submissions();
-    let owner = match owner {
-        Some(owner) => owner,
-        None => submissions.queue().await?.owner,
+    let (worker, owner) = match owner {
+        Some(owner) => (context.worker_of(&owner)?.0, owner),
+        None => {
+            let worker = context.worker()?;
+            let owner = worker.submissions().queue().await?.owner;
+            (worker, owner)
+        }
     };
-    let datasets = submissions.datasets(&owner).await?;
+    let datasets = worker.submissions().datasets(&owner).await?;
     let output = &context.output;
     if json {
         output.json(&datasets)?;

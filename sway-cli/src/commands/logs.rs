@@ -24,7 +24,7 @@ pub(crate) struct LogsArgs {
 
 /// Prints what is there, or follows.
 pub(crate) async fn run(args: LogsArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    let worker = context.worker()?;
+    let worker = context.worker_of_run(&args.id).await?;
     let mut relay = Relay::new();
     if args.follow {
         let job = match args.id.parse::<i64>() {

@@ -17,6 +17,7 @@ pub(crate) mod jobs;
 pub(crate) mod review;
 pub(crate) mod decide;
 pub(crate) mod status;
+pub(crate) mod owner;
 pub(crate) mod queue;
 pub(crate) mod data;
 pub(crate) mod audit;
@@ -46,6 +47,7 @@ pub(crate) async fn dispatch(command: Command, context: &Context) -> anyhow::Res
         Command::Jobs(args) => jobs::jobs(args, context).await,
         Command::Status(args) => status::status(args, context).await,
         Command::Wait(args) => status::wait(args, context).await,
+        Command::Owner(args) => owner::run(args, context).await,
         Command::Queue(args) => queue::run(args, context).await,
         Command::Data(args) => data::run(args, context).await,
         Command::Audit(args) => audit::run(args, context).await,

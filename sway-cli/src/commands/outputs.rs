@@ -30,7 +30,7 @@ pub(crate) struct OutputsArgs {
 
 /// Lists, or fetches.
 pub(crate) async fn run(args: OutputsArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    let worker = context.worker()?;
+    let worker = context.worker_of_run(&args.id).await?;
     let job = match args.id.parse::<i64>() {
         Ok(_) => worker.jobs().run(&args.id).await?.job_id,
         Err(_) => args.id,

@@ -43,7 +43,7 @@ pub(crate) struct ReviewArgs {
 
 /// Asks for it, and shows it.
 pub(crate) async fn run(args: ReviewArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    let review = context.worker()?.submissions().review(&args.id).await?;
+    let review = context.worker_with(&args.id).await?.submissions().review(&args.id).await?;
     if args.json {
         context.output.json(&review)?;
         return Ok(ExitCode::Success);

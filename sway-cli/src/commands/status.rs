@@ -43,17 +43,24 @@ pub(crate) struct WaitArgs {
 
 /// The queue's state, or one job's.
 pub(crate) async fn status(args: StatusArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    let worker = context.worker()?;
     let output = &context.output;
     if let Some(id) = &args.id {
-        let job = worker.jobs().job(id).await?;
+        let job = context.worker_with(id).await?.jobs().job(id).await?;
         match args.json {
             true => output.json(&job)?,
             false => details(&job).iter().try_for_each(|line| output.line(line))?,
         }
         return Ok(ExitCode::Success);
     }
-    let queue = worker.submissions().queue().await?;
+    let mut workers = context.workers()?.into_iter();
+    let own = workers.next().expect("there is the worker of the settings");
+    let mut queue = own.submissions().queue().await?;
+    for worker in workers {
+        match worker.submissions().queue().await {
+            Ok(there) => queue.by_me = queue.by_me.plus(there.by_me),
+            Err(error) => context.is_missing(&worker, error),
+        }
+    }
     if args.json {
         output.json(&queue)?;
         return Ok(ExitCode::Success);
@@ -111,10 +118,10 @@ fn details(job: &JobView) -> Vec<String> {
 
 /// Waits for the end of all of them.
 pub(crate) async fn wait(args: WaitArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    let worker = context.worker()?;
     let output = &context.output;
     let mut ended = Vec::new();
     for id in &args.ids {
+        let worker = context.worker_with(id).await?;
         let id = worker.jobs().job(id).await?.id;
         follow(&worker, &id, None, output).await?;
         let job = worker.jobs().job(&id).await?;

@@ -71,9 +71,9 @@ pub(crate) struct SubmitArgs {
     /// The file of the folder to start
     #[arg(long, value_name = "FILE", default_value = ENTRY, conflicts_with = "script")]
     entry: String,
-    /// A label that keeps queues of one worker apart
-    #[arg(long, value_name = "NAME", default_value = QUEUE)]
-    queue: String,
+    /// A label that keeps queues of one worker apart [default: the owner's, as `sway owner` has it, else code-queue]
+    #[arg(long, value_name = "NAME")]
+    queue: Option<String>,
     /// Time that the job may take, in seconds or with a unit [default: the queue's, mostly 600]
     #[arg(long, value_name = "S", value_parser = parse_time_ms, allow_negative_numbers = true)]
     timeout: Option<u64>,
@@ -103,8 +103,8 @@ pub(crate) struct SubmitArgs {
 /// Sends the job, and prints its id.
 pub(crate) async fn run(args: SubmitArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let json = args.json;
-    let worker = context.worker()?;
-    let job = submit(args, &worker).await.map_err(refused)?;
+    let (worker, queue) = context.worker_of(&args.to)?;
+    let job = submit(args, &worker, queue).await.map_err(refused)?;
     let output = &context.output;
     if json {
         output.json(&job)?;
@@ -124,6 +124,7 @@ pub(crate) async fn run(args: SubmitArgs, context: &Context) -> anyhow::Result<E
 async fn submit(
     args: SubmitArgs,
     worker: &Client,
+    queue: Option<String>,
 ) -> anyhow::Result<sway_core::api::jobs::JobView> {
     let program = program_of(&args)?;
     let datasets = datasets(&args.data, &args.to, worker).await?;
@@ -143,7 +144,7 @@ async fn submit(
     };
     let submission = Submission {
         owner: args.to,
-        queue: args.queue,
+        queue: args.queue.or(queue).unwrap_or_else(|| QUEUE.to_owned()),
         name: args.name,
         description: args.description,
         tags: args.tags,

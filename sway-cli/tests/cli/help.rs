@@ -8,7 +8,7 @@ fn sway_alone_lists_the_commands() {
     let stdout = text(&output.stdout);
     for command in [
         "up", "export", "run", "invoke", "runs", "logs", "outputs", "images", "whoami", "user",
-        "token", "mount", "doctor",
+        "token", "owner", "mount", "doctor",
     ] {
         assert!(stdout.contains(&format!("\n  {command} ")), "{command} in {stdout}");
     }

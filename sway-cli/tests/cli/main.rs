@@ -10,5 +10,6 @@ mod run;
 mod invoke;
 mod record;
 mod users;
+mod owners;
 #[cfg(target_os = "linux")]
 mod passes;

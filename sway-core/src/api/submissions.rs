@@ -333,6 +333,20 @@ pub struct StateCounts {
 }
 
 impl StateCounts {
+    /// Those of both.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            pending: self.pending + other.pending,
+            approved: self.approved + other.approved,
+            running: self.running + other.running,
+            completed: self.completed + other.completed,
+            failed: self.failed + other.failed,
+            rejected: self.rejected + other.rejected,
+            cancelled: self.cancelled + other.cancelled,
+        }
+    }
+
     /// The count of one state.
     pub fn of(&mut self, state: JobState) -> &mut u64 {
         match state {

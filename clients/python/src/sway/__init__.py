@@ -33,7 +33,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Callable, overload
 
 from ._client import Client, Image
-from ._config import Config
+from ._config import Config, Owner
 from ._errors import (
     ConfigError,
     FunctionFailed,
@@ -82,6 +82,7 @@ __all__ = [
     "OutputFile",
     "OutputTruncated",
     "OutputWritten",
+    "Owner",
     "ProtocolError",
     "Queue",
     "QueueConfig",

@@ -55,6 +55,14 @@ class Client:
         self.config = Config.load(worker_url, user=user, token=token, worker_pin=worker_pin)
         self._http = Http(self.config)
 
+    @classmethod
+    def of(cls, config: Config) -> Client:
+        """Make one of settings that are settled."""
+        client = cls.__new__(cls)
+        client.config = config
+        client._http = Http(config)
+        return client
+
     def __repr__(self) -> str:
         return f"<sway.Client of {self.config.worker_url} as {self.config.user}>"
 

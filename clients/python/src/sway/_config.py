@@ -24,6 +24,9 @@ if sys.version_info >= (3, 11):
 _WORKER_URL = "http://127.0.0.1:8444"
 """Where ``sway up`` listens unless told otherwise."""
 
+_OWNERS = "owners.json"
+"""What ``sway owner`` writes, in the data directory."""
+
 _USER = re.compile(r"(?!\.+$)[A-Za-z0-9._+@-]{1,128}")
 _PIN = re.compile(r"[0-9a-f]{64}")
 
@@ -106,6 +109,66 @@ class Config:
             if not _PIN.fullmatch(pin):
                 raise ConfigError(f"not a certificate's SHA-256 in hex: {self.worker_pin!r}")
             object.__setattr__(self, "worker_pin", pin)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Where an owner decides whose worker is not one's own.
+
+    Attributes:
+        worker_url: Such as ``https://alice.example.org:8444``.
+        queue: The label that jobs go there under; that of the `QueueConfig` where it is None.
+        token: One's token for that worker; never shown. Without it, that of the settings is used if
+            it is their worker.
+        worker_pin: As `Config.worker_pin`.
+    """
+
+    worker_url: str
+    queue: str | None = None
+    token: str | None = field(default=None, repr=False)
+    worker_pin: str | None = None
+
+    def config(self, own: Config) -> Config:
+        """Settle how to reach it; the token of ``own`` goes to the worker of ``own`` alone.
+
+        Raises:
+            ConfigError: There is no token for it, or a setting can't be used.
+        """
+        is_own = self.worker_url.rstrip("/") == own.worker_url.rstrip("/")
+        token = self.token or (own.token if is_own else None)
+        if token is None and not is_own:
+            hint = "`sway owner add OWNER URL --token-file FILE`, or Owner(…, token=…)"
+            raise ConfigError(f"no token for {self.worker_url}", hint)
+        pin = self.worker_pin or (own.worker_pin if is_own else None)
+        return Config(self.worker_url, own.user, token, pin)
+
+
+def known_owners(environ: Mapping[str, str] | None = None) -> dict[str, Owner]:
+    """Owners that ``sway owner`` knows, by name.
+
+    Raises:
+        ConfigError: The list can't be used.
+    """
+    environ = os.environ if environ is None else environ
+    data = environ.get("SWAY_DATA") or _read_file(environ).get("data") or _default_data(environ)
+    if data is None:
+        return {}
+    path = Path(data, _OWNERS)
+    try:
+        with path.open("rb") as file:
+            if os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o077:
+                raise ConfigError(f"others can read {path}, which holds tokens", "chmod 600 it")
+            told = json.load(file)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return {}
+    except (OSError, ValueError) as error:
+        # Not chained: the text of the file holds tokens.
+        message = f"can't read the list of owners in {path}: {type(error).__name__}"
+        raise ConfigError(message) from None
+    try:
+        return {str(name): Owner(**settings) for name, settings in told.items()}
+    except (AttributeError, TypeError):
+        raise ConfigError(f"the list of owners in {path} is not valid") from None
 
 
 def _is_loopback(host: str) -> bool:

@@ -10,13 +10,14 @@ import tempfile
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, overload
 from urllib.parse import quote, urlencode
 
 from . import _html, _program
 from ._client import Client
+from ._config import Owner, known_owners
 from ._display import Displayed
 from ._errors import NotSendable, Refused, Unreachable
 from ._foreign import line
@@ -71,8 +72,9 @@ class QueueConfig:
         job_timeout: Seconds; of jobs that ask for none, and the most to be asked for (600).
         cleanup_completed_after: Seconds after a job's end until its code, outputs and logs are
             removed (86400).
-        owners: Workers of owners who have their own. Everybody else's is the worker that the
-            settings name.
+        owners: Where owners decide whose workers are not one's own: each as an `Owner`, the URL
+            alone, or a `Client`. None stands for those that ``sway owner`` knows. Everybody else
+            decides at the worker that the settings name.
 
     What is None stays as the worker has it.
     """
@@ -81,7 +83,7 @@ class QueueConfig:
     max_concurrent_jobs: int | None = None
     job_timeout: int | None = None
     cleanup_completed_after: int | None = None
-    owners: Mapping[str, Client] = field(default_factory=dict)
+    owners: Mapping[str, Client | Owner | str] | None = None
 
 
 @dataclass(frozen=True)
@@ -394,10 +396,14 @@ class Queue:
     def _workers(self) -> list[Client]:
         """One's own worker, then those of owners who have their own."""
         workers: dict[tuple[str | None, ...], Client] = {}
-        for client in [self._own(), *self.config.owners.values()]:
+        own = self._own()
+        for client in [own, *(_reached(owner, own) for owner in self._owners().values())]:
             config = client.config
             workers.setdefault((config.worker_url, config.user, config.token), client)
         return list(workers.values())
+
+    def _owners(self) -> Mapping[str, Client | Owner | str]:
+        return known_owners() if self.config.owners is None else self.config.owners
 
     def _submit(
         self,
@@ -413,14 +419,17 @@ class Queue:
         for what, words in (("tags", tags), ("data", data)):
             if isinstance(words, str):
                 raise NotSendable(f"{what}={words!r} is one text", "give a list")
-        http = (self.config.owners.get(owner) or self._own())._http
+        own = self._own()
+        known = self._owners().get(owner)
+        http = (own if known is None else _reached(known, own))._http
+        queue = known.queue if isinstance(known, Owner) else None
         options = options.copy()
         if data:
             given = options.get("datasets", ())
             options["datasets"] = [*given, *_datasets(http, owner, data)]
         body = {
             "owner": owner,
-            "queue": self.config.queue_name or _QUEUE,
+            "queue": queue or self.config.queue_name or _QUEUE,
             "name": name,
             "description": description,
             "tags": list(tags),
@@ -460,6 +469,14 @@ def _get(client: Client, job_uid: str) -> SubmittedJob:
         raise NotSendable("an empty id names no job")
     http = client._http
     return SubmittedJob(http, http.call("GET", f"/v1/jobs/{quote(job_uid, safe='')}"))
+
+
+def _reached(owner: Client | Owner | str, own: Client) -> Client:
+    """Make the client of an owner's worker."""
+    if isinstance(owner, Client):
+        return owner
+    settled = Owner(owner) if isinstance(owner, str) else owner
+    return Client.of(settled.config(own.config))
 
 
 def _name_of(client: Client) -> str:
