@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::Parser;
 use sway_core::job::{Limits, OutputLimits};
-use sway_core::name::ImageName;
+use sway_core::name::{ImageName, UserName};
+use sway_server::guard::OPERATOR;
 use sway_server::listen::Listen;
 use sway_server::telemetry::LogFormat;
 use sway_server::tls::Tls;
@@ -42,6 +43,15 @@ pub enum IdMapping {
     Auto,
     /// The worker, by one mount for each image and id range.
     Shift,
+}
+
+/// Which jobs wait for an owner's decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Approval {
+    /// Those that were submitted to an owner.
+    Submitted,
+    /// All of them.
+    Required,
 }
 
 /// What creates containers.
@@ -113,6 +123,8 @@ pub struct Config {
     pub share_traces: bool,
     /// What the source of every job is held to.
     pub policy: Option<Policy>,
+    /// Who decides on jobs that nobody submitted to an owner; none where they run at once.
+    pub approver: Option<UserName>,
     /// Images of jobs that name none.
     pub default_images: DefaultImages,
     /// How many containers may wait for their jobs; none where all are made when the job comes.
@@ -159,6 +171,7 @@ impl Config {
             trace: TraceMode::Push,
             share_traces: false,
             policy: None,
+            approver: None,
             default_images: DefaultImages {
                 any: DEFAULT_IMAGE.parse().expect("a good name"),
                 node: DEFAULT_NODE_IMAGE.parse().expect("a good name"),
@@ -256,6 +269,14 @@ pub struct Arguments {
     /// Refuse jobs whose Python imports or uses what is not on a list: advice on top of isolation
     #[arg(long, value_name = "NAME")]
     policy: Option<Policy>,
+    /// Which jobs wait for a decision: those that were submitted to an owner, or all of them
+    /// (required), also those of `sway run`, POST /v1/jobs, /run and /execute
+    #[arg(long, value_name = "WHICH", default_value = "submitted")]
+    approval: Approval,
+    /// Who decides on jobs that nobody submitted to an owner, with --approval required [default:
+    /// operator]
+    #[arg(long, value_name = "NAME")]
+    owner: Option<UserName>,
     /// Image of jobs that name none: snippets, handlers
     #[arg(long, value_name = "NAME[:TAG]", default_value = DEFAULT_IMAGE)]
     default_image: ImageName,
@@ -381,6 +402,12 @@ pub fn load(arguments: Arguments) -> anyhow::Result<Process> {
     config.trace = arguments.trace;
     config.share_traces = arguments.share_traces;
     config.policy = arguments.policy;
+    config.approver = match (arguments.approval, arguments.owner) {
+        (Approval::Submitted, None) => None,
+        (Approval::Submitted, Some(_)) => bail!("--owner is for --approval required"),
+        (Approval::Required, Some(owner)) => Some(owner),
+        (Approval::Required, None) => Some(OPERATOR.parse().expect("a good name")),
+    };
     config.default_images =
         DefaultImages { any: arguments.default_image, node: arguments.default_node_image };
     let pool = PoolBounds {
@@ -491,6 +518,18 @@ mod tests {
     }
 
     #[test]
+    fn every_job_waits_for_an_approval_where_that_is_asked_for() {
+        let approver = |arguments: &[&str]| {
+            parsed(arguments).unwrap().config.approver.map(|name| name.to_string())
+        };
+        assert_eq!(approver(&[]), None);
+        assert_eq!(approver(&["--approval", "required"]).as_deref(), Some("operator"));
+        let named = ["--approval", "required", "--owner", "alice@example.org"];
+        assert_eq!(approver(&named).as_deref(), Some("alice@example.org"));
+        assert!(parsed(&["--owner", "alice"]).is_err(), "she would decide on nothing");
+    }
+
+    #[test]
     fn bad_values_are_refused_by_name() {
         for bad in [
             ["--memory-cache", "much"],
@@ -500,6 +539,7 @@ mod tests {
             ["--listen", "nowhere"],
             ["--log-format", "xml"],
             ["--id-mapping", "none"],
+            ["--approval", "never"],
             ["--pool", "0"],
         ] {
             let error = parsed(&bad).unwrap_err().to_string();

@@ -153,6 +153,7 @@ async fn serve(
             waiting_max: config.waiting_max,
             default_limits: sway_core::job::Limits::DIRECT,
             default_images: config.default_images.clone(),
+            approver: config.approver.clone(),
             policy: config.policy,
             maxima: config.maxima,
             keep_runs: config.keep_runs,

@@ -9,7 +9,7 @@ use sway_core::handler::{Handler, INPUT_LEN_MAX, Runtime};
 use sway_core::job::{Cause, JobFile, JobSpec, Program};
 use sway_core::name::ImageName;
 
-use super::run::{attend, refused, verdict};
+use super::run::{attend, never_ran, refused, tell_of_approval, verdict};
 use crate::context::Context;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
@@ -81,11 +81,11 @@ pub(crate) async fn run(args: InvokeArgs, context: &Context) -> anyhow::Result<E
         }
     };
     let job = submitted.map_err(|error| refused(error.into()))?;
+    tell_of_approval(&job, output);
     let end = attend(&worker, &job, false, &mut interrupts, None, output).await?;
     let Some(end) = end else { return Ok(ExitCode::Cancelled) };
     let Some(run) = end.run else {
-        output.verdict(false, format_args!("{} before it started", end.state.as_str()));
-        return Ok(ExitCode::Cancelled);
+        return Ok(never_ran(&worker, &job, end.state, output).await);
     };
     let run = jobs.run(&run.id.to_string()).await?;
     let cause = run.cause.unwrap_or(Cause::Infrastructure);

@@ -28,6 +28,7 @@ use crate::data::{self, DataSource, SentDataset};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::follow::{End, NoReader, follow};
+use crate::foreign;
 use crate::interrupt::Interrupts;
 use crate::job_folder::JobFolder;
 use crate::job_options::JobOptions;
@@ -43,6 +44,9 @@ const CANCEL_DEADLINE: Duration = Duration::from_secs(15);
 
 /// Where folders of jobs are made unless the caller says where.
 const JOBS: &str = "jobs";
+
+/// Letters of an owner's reason.
+const REASON_LEN_MAX: usize = 500;
 
 /// Bytes of standard input in one piece.
 const STDIN_PIECE_LEN: usize = 64 << 10;
@@ -153,6 +157,7 @@ pub(crate) async fn run(mut args: RunArgs, context: &Context) -> anyhow::Result<
         }
     };
     let (job, folder, datasets) = submitted.map_err(refused)?;
+    tell_of_approval(&job, output);
     if detach {
         if json {
             output.json(&job)?
@@ -182,6 +187,49 @@ pub(crate) async fn run(mut args: RunArgs, context: &Context) -> anyhow::Result<
     match end {
         Some(end) => conclude(&worker, &job, end, folder.as_ref(), json, output).await,
         None => Ok(ExitCode::Cancelled),
+    }
+}
+
+/// Says whom a job waits for that needs an approval: nothing else is seen until somebody decides.
+pub(super) fn tell_of_approval(job: &JobView, output: &Output) {
+    if let (JobState::Pending, Some(submission)) = (job.state, &job.submission) {
+        output.setting(format_args!(
+            "Job {} waits for the approval of {}; `sway review {}` shows it",
+            job.id, submission.owner, job.id
+        ));
+    }
+}
+
+/// Tells of a job that ended without a run.
+pub(super) async fn never_ran(
+    worker: &Client,
+    job: &JobView,
+    state: JobState,
+    output: &Output,
+) -> ExitCode {
+    let now = match state {
+        JobState::Rejected => worker.jobs().job(&job.id).await.map(|job| job.submission),
+        _ => Ok(None),
+    };
+    let submission = now.unwrap_or_else(|error| {
+        tracing::debug!(%error, job.id, "why it was rejected is not known");
+        None
+    });
+    match submission.and_then(|it| it.decision) {
+        Some(decision) => {
+            let reason = foreign::line(&decision.reason, REASON_LEN_MAX);
+            output.verdict(false, format_args!("rejected by {}: {reason}", decision.by));
+        }
+        None => output.verdict(false, format_args!("{} before it started", state.as_str())),
+    }
+    match state {
+        JobState::Cancelled => ExitCode::Cancelled,
+        JobState::Rejected => ExitCode::Refused,
+        JobState::Pending
+        | JobState::Approved
+        | JobState::Running
+        | JobState::Completed
+        | JobState::Failed => ExitCode::Infrastructure,
     }
 }
 
@@ -373,16 +421,7 @@ async fn conclude(
         if json {
             output.json(&worker.jobs().job(&job.id).await?)?;
         }
-        output.verdict(false, format_args!("{} before it started", end.state.as_str()));
-        return Ok(match end.state {
-            JobState::Cancelled => ExitCode::Cancelled,
-            JobState::Rejected => ExitCode::Refused,
-            JobState::Pending
-            | JobState::Approved
-            | JobState::Running
-            | JobState::Completed
-            | JobState::Failed => ExitCode::Infrastructure,
-        });
+        return Ok(never_ran(worker, job, end.state, output).await);
     };
     if json {
         output.json(&worker.jobs().run(&run.id.to_string()).await?)?;

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use sway_core::name::ImageName;
+use sway_core::name::{ImageName, UserName};
 
 use crate::config::{FILESERVER_LISTEN, WORKER_LISTEN};
 use crate::context::Context;
@@ -67,6 +67,13 @@ pub(crate) struct UpArgs {
     /// Refuse jobs whose Python imports or uses what is not on a list: advice on top of isolation
     #[arg(long, value_name = "NAME", value_parser = ["science"])]
     policy: Option<String>,
+    /// Which jobs wait for a decision: those that were submitted to an owner, or all of them
+    /// (required), also those of `sway run`
+    #[arg(long, value_name = "WHICH", default_value = "submitted", value_parser = ["submitted", "required"])]
+    approval: String,
+    /// Who decides on jobs that nobody submitted to an owner [default: your user name]
+    #[arg(long, value_name = "NAME", requires = "approval")]
+    owner: Option<UserName>,
     /// Image of jobs that name none: snippets, handlers [default: science]
     #[arg(long, value_name = "NAME[:TAG]")]
     default_image: Option<ImageName>,
@@ -117,6 +124,7 @@ mod servers {
 
     use anyhow::Context as _;
     use sway_client::{Client, ClientConfig};
+    use sway_core::name::UserName;
     use sway_server::listen::{Listen, ListenError};
     use sway_server::pass::PassKey;
     use sway_server::telemetry::init_logging;
@@ -147,6 +155,9 @@ mod servers {
                 .hint("sudo sway up; `sway doctor` says what else is needed")
                 .into());
         }
+        if args.owner.is_some() && args.approval != "required" {
+            return Err(Failure::new("--owner is for --approval required").into());
+        }
         let data = args.data.clone().unwrap_or_else(|| context.settings.data.clone());
         let data = std::path::absolute(data)?;
         let _lock = lock(&data)?;
@@ -165,7 +176,8 @@ mod servers {
         let mut fileserver = sway_fileserver::Config::new(data.join("fileserver"), token.clone());
         // The one knows the other: users need nothing but their tokens.
         fileserver.workers = vec![PassKey::load_or_create(&data.join("worker"))?.public()];
-        let worker = worker_config(&args, &data, &token, fileserver_url.clone());
+        let user = &context.settings.user;
+        let worker = worker_config(&args, user, &data, &token, fileserver_url.clone());
         let (fileserver_stop, worker_stop) = (CancellationToken::new(), CancellationToken::new());
         let serving_files = async {
             let ended =
@@ -263,6 +275,7 @@ mod servers {
 
     fn worker_config(
         args: &UpArgs,
+        user: &UserName,
         data: &Path,
         token: &Token,
         fileserver: Url,
@@ -283,6 +296,9 @@ mod servers {
         if let Some(name) = &args.policy {
             let known = <Policy as clap::ValueEnum>::from_str(name, false);
             config.policy = Some(known.expect("the command line takes no other"));
+        }
+        if args.approval == "required" {
+            config.approver = Some(args.owner.as_ref().unwrap_or(user).clone());
         }
         for (target, image) in [
             (&mut config.default_images.any, &args.default_image),
@@ -377,7 +393,8 @@ mod servers {
                 let line = Line::try_parse_from([&["up"], words].concat()).unwrap();
                 let token = Token::parse("t").unwrap();
                 let url = "http://127.0.0.1:1".parse().unwrap();
-                worker_config(&line.up, Path::new("/nowhere"), &token, url)
+                let user = "ada".parse().unwrap();
+                worker_config(&line.up, &user, Path::new("/nowhere"), &token, url)
             };
             let plain = config(&[]);
             assert_eq!(plain.policy, None);
@@ -390,6 +407,21 @@ mod servers {
             assert_eq!(told.default_images.any.to_string(), "py:3");
             assert_eq!(told.default_images.node.to_string(), "js");
             assert!(Line::try_parse_from(["up", "--policy", "none"]).is_err());
+        }
+
+        #[test]
+        fn whoever_starts_it_approves_all_jobs_unless_it_is_somebody_else() {
+            let approver = |words: &[&str]| {
+                let line = Line::try_parse_from([&["up"], words].concat()).unwrap();
+                let (user, token) = ("ada".parse().unwrap(), Token::parse("t").unwrap());
+                let url = "http://127.0.0.1:1".parse().unwrap();
+                let config = worker_config(&line.up, &user, Path::new("/nowhere"), &token, url);
+                config.approver.map(|name| name.to_string())
+            };
+            assert_eq!(approver(&[]), None);
+            assert_eq!(approver(&["--approval", "required"]).as_deref(), Some("ada"));
+            let bob = ["--approval", "required", "--owner", "bob"];
+            assert_eq!(approver(&bob).as_deref(), Some("bob"));
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::fake_worker::{FakeWorker, end, output, run};
+use crate::fake_worker::{Answer, FakeWorker, end, error, job, output, run};
 use crate::sway::{Home, last_line, text};
 
 /// The course of a job that ends at once and well.
@@ -91,6 +91,60 @@ fn a_job_that_never_ran_has_an_ending_too() {
         assert_eq!(output.status.code(), Some(code), "{state}");
         assert!(last_line(&output.stderr).contains(state));
     }
+}
+
+#[test]
+fn a_job_that_needs_an_approval_says_whose_and_goes_on_when_it_has_it() {
+    let submission = |decision: Value| {
+        json!({"owner": "alice", "queue": "code-queue", "name": "app.py", "description": "",
+            "tags": [], "digest": "0".repeat(64), "decision": decision})
+    };
+    let answers = move |decision: Value, events: Vec<Value>| {
+        let (sender, told) = std::sync::mpsc::channel();
+        events.into_iter().for_each(|event| sender.send(event).unwrap());
+        let told = std::sync::Arc::new(std::sync::Mutex::new(told));
+        FakeWorker::new(move |request| {
+            let mut job = job();
+            match (request.method.as_str(), request.path.as_str()) {
+                ("POST", "/v1/jobs") => {
+                    job["state"] = json!("pending");
+                    job["submission"] = submission(Value::Null);
+                    Answer::Json(202, job)
+                }
+                ("GET", "/v1/jobs/j1") => {
+                    job["submission"] = submission(decision.clone());
+                    Answer::Json(200, job)
+                }
+                ("GET", "/v1/jobs/j1/logs") => Answer::Events(std::sync::Arc::clone(&told)),
+                _ => Answer::Json(404, error("not_found", "no such path", None)),
+            }
+        })
+    };
+    let state = |state: &str| json!({"event": "state", "state": state});
+    let run = run("exited", Some(0));
+    let approved = answers(
+        Value::Null,
+        vec![
+            state("pending"),
+            state("approved"),
+            state("running"),
+            output("stdout", b"done\n"),
+            end("completed", &run),
+        ],
+    );
+    let args = ["run", "--image", "scipy", "app.py"];
+    let ran = Home::new().sway(&approved.url, &args).output().unwrap();
+    assert_eq!((ran.status.code(), text(&ran.stdout)), (Some(0), "done\n".to_owned()));
+    let told = text(&ran.stderr);
+    assert!(told.contains("waits for the approval of alice"), "{told}");
+
+    let decision = json!({"approved": false, "by": "alice", "at": "2026-01-02T03:04:05Z",
+        "reason": "reads\u{1b}[2J too much"});
+    let rejected = answers(decision, vec![state("pending"), end("rejected", &Value::Null)]);
+    let ran = Home::new().sway(&rejected.url, &args).output().unwrap();
+    assert_eq!(ran.status.code(), Some(125));
+    let last = last_line(&ran.stderr);
+    assert!(last.contains("rejected by alice: reads\\u{1b}[2J too much"), "{last}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt as _};
@@ -41,7 +41,8 @@ pub(super) struct SubmitQuery {
     wait: bool,
 }
 
-/// Takes a job: 202, or with `?wait=true` 200 with how it ended, its outputs included.
+/// Takes a job: 202, or with `?wait=true` 200 with how it ended, its outputs included. Where the worker
+/// has every job approved, 202 in any case: the job is `pending`.
 #[utoipa::path(post, path = "/v1/jobs", tag = "jobs", request_body = JobSpec,
     params(SubmitQuery, ("idempotency-key" = Option<String>, Header, min_length = 1,
         max_length = 200, description = "The same request under the same key makes one job")),
@@ -53,24 +54,36 @@ pub(super) struct SubmitQuery {
 pub(super) async fn submit(
     State(app): State<App>,
     identity: Identity,
+    caller: Caller,
     Query(query): Query<SubmitQuery>,
     headers: HeaderMap,
     Extension(permit): Extension<BodyPermit>,
     Json(spec): Json<JobSpec>,
 ) -> Result<Response, ServerError> {
-    let job = app.queue.submit(&identity, spec, key(&headers)).await?;
+    let job = app.queue.submit(&identity, spec, key(&headers), caller).await?;
     // The job is on record; waiting for its end holds no body.
     drop(permit);
-    let location = [(header::LOCATION, format!("/v1/jobs/{}", job.id))];
-    if !query.wait {
-        return Ok((StatusCode::ACCEPTED, location, Json(job)).into_response());
+    // Nobody waits for a person with a connection that is open.
+    if !query.wait || job.state == JobState::Pending {
+        return Ok(accepted(job));
     }
+    let location = location(&job);
     let scope = scope(&identity, false)?;
     let job = app.queue.wait(&job.id, &scope).await?;
     let Some(run) = &job.run else { return Ok((location, Json(job)).into_response()) };
     let run = app.queue.run(&run.id.to_string(), &scope).await?;
     let answer = with_outputs(run, |run| JobView { run: Some(run), ..job });
     Ok((location, answer).into_response())
+}
+
+/// Where a job is to be asked for.
+fn location(job: &JobView) -> [(HeaderName, String); 1] {
+    [(header::LOCATION, format!("/v1/jobs/{}", job.id))]
+}
+
+/// A job that is on record and has not ended.
+pub(super) fn accepted(job: JobView) -> Response {
+    (StatusCode::ACCEPTED, location(&job), Json(job)).into_response()
 }
 
 /// Takes all of several jobs, or none. They run in their order, as places become free.
@@ -82,10 +95,11 @@ pub(super) async fn submit(
 pub(super) async fn submit_batch(
     State(app): State<App>,
     identity: Identity,
+    caller: Caller,
     headers: HeaderMap,
     Json(request): Json<BatchRequest>,
 ) -> Result<(StatusCode, Json<Batch>), ServerError> {
-    let jobs = app.queue.submit_batch(&identity, request.jobs, key(&headers)).await?;
+    let jobs = app.queue.submit_batch(&identity, request.jobs, key(&headers), &caller).await?;
     Ok((StatusCode::ACCEPTED, Json(Batch { jobs })))
 }
 

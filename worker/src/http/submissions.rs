@@ -2,8 +2,8 @@
 
 use axum::Extension;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::HeaderMap;
+use axum::response::Response;
 use serde::Deserialize;
 use sway_core::api::jobs::JobView;
 use sway_core::api::submissions::{
@@ -15,7 +15,7 @@ use sway_server::guard::Identity;
 use utoipa::IntoParams;
 
 use super::bodies::BodyPermit;
-use super::jobs::{AllQuery, key};
+use super::jobs::{AllQuery, accepted, key};
 use super::openapi::{FromFileserver, Guarded, Named, Submitted};
 use super::{App, scope};
 use crate::db::Caller;
@@ -38,8 +38,7 @@ pub(super) async fn submit(
     app.users.check_owner(&identity, &submission.owner)?;
     let key = key(&headers);
     let job = app.queue.submit_to_owner(&identity.user, submission, key, caller).await?;
-    let location = [(header::LOCATION, format!("/v1/jobs/{}", job.id))];
-    Ok((StatusCode::ACCEPTED, location, Json(job)).into_response())
+    Ok(accepted(job))
 }
 
 /// All that a decision on a job needs: every file, what the policy finds in them, and what the

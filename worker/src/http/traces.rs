@@ -8,6 +8,7 @@ use sway_server::guard::Identity;
 
 use super::App;
 use super::openapi::{Guarded, Submitted};
+use crate::db::Caller;
 use crate::trace::{Deferred, PrepareError};
 
 /// Prepares an image for its first start: 202 as soon as the image is found; the work follows.
@@ -17,12 +18,18 @@ use crate::trace::{Deferred, PrepareError};
 pub(super) async fn prepare(
     State(app): State<App>,
     identity: Identity,
+    caller: Caller,
     Json(request): Json<TraceRequest>,
 ) -> Result<(StatusCode, Json<TraceAnswer>), ServerError> {
     let Some(traces) = app.traces.clone() else {
         return Err(ServerError::conflict("traces_off", "this worker records no traces")
             .hint("it was started with --trace off"));
     };
+    if app.queue.has_all_approved() {
+        let message = "every job here needs an approval, and so would one that records a trace";
+        return Err(ServerError::conflict("approval_required", message)
+            .hint("runs that are approved record what they touch"));
+    }
     let place = traces.place().map_err(|Deferred { retry_after }| {
         ServerError::too_many("too many images are being prepared at once", retry_after)
     })?;
@@ -31,7 +38,7 @@ pub(super) async fn prepare(
     traces.tasks().clone().spawn("prepare traces", async move {
         let image = request.image.to_string();
         match traces.prepare(&identity.user, manifest, request).await {
-            Ok(spec) => match queue.submit(&identity, spec, None).await {
+            Ok(spec) => match queue.submit(&identity, spec, None, caller).await {
                 Ok(job) => tracing::info!(job.id = job.id, "a job records a trace"),
                 Err(error) => {
                     tracing::warn!(image.name = image, %error, "no trace is recorded");

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use sway_core::api::jobs::{BATCH_LEN_MAX, JobView};
 use sway_core::digest::Digest;
 use sway_core::job::{JobSpec, JobState};
-use sway_core::name::ImageName;
+use sway_core::name::{ImageName, UserName};
 use sway_core::trace::TraceKey;
 use sway_server::guard::Identity;
 use tokio::sync::oneshot;
 
 use super::active::Active;
+use super::submissions::{approvable, for_approval};
 use super::{Queue, QueueError, is_key};
-use crate::db::{Accepted, NewJob, Scope, new_id};
+use crate::db::{Accepted, Caller, NewJob, NewSubmission, Scope, new_id};
 
 impl Queue {
     /// Takes all jobs of a batch in their order, or refuses it with the first one's reason.
@@ -22,6 +23,7 @@ impl Queue {
         identity: &Identity,
         specs: Vec<JobSpec>,
         idempotency_key: Option<String>,
+        caller: &Caller,
     ) -> Result<Vec<JobView>, QueueError> {
         let inner = &self.0;
         if inner.stopping.is_cancelled() {
@@ -35,21 +37,27 @@ impl Queue {
             return Err(QueueError::BatchLen { len: specs.len(), max });
         }
         let user = &identity.user;
+        let approver = inner.config.approver.as_ref();
+        let specs = match approver {
+            Some(_) => (0..).zip(specs).map(|(at, spec)| in_batch(at, approvable(spec))).collect(),
+            None => Ok(specs),
+        }?;
         if let Some(key) = idempotency_key.clone()
             && let Some(ids) = inner.db.batch_of_key(user.clone(), key, &specs).await?
         {
             return self.all_of(&ids, identity).await;
         }
         // Before the fileserver is asked for any of them.
-        inner.has_room(user, specs.len())?;
+        self.has_room_for(user, specs.len()).await?;
         let mut jobs = Vec::with_capacity(specs.len());
         // Jobs of one batch that name the same image get the same one.
         let mut manifests = HashMap::new();
         for (at, spec) in specs.into_iter().enumerate() {
-            let job = self.planned(identity, spec, &mut manifests).await;
-            jobs.push(job.map_err(|source| QueueError::InBatch { at, source: Box::new(source) })?);
+            let submission = approver.map(|owner| for_approval(owner, &spec, caller.clone()));
+            let job = self.planned(identity, spec, submission, &mut manifests).await;
+            jobs.push(in_batch(at, job)?);
         }
-        inner.has_room(user, jobs.len())?;
+        self.has_room_for(user, jobs.len()).await?;
         // In a task of its own, as for a single job.
         let (answer, answered) = oneshot::channel();
         let queue = self.clone();
@@ -60,11 +68,20 @@ impl Queue {
         self.all_of(&ids, identity).await
     }
 
+    /// Whether so many more jobs may wait: for a place, or where each needs an approval for that.
+    async fn has_room_for(&self, user: &UserName, jobs: usize) -> Result<(), QueueError> {
+        match &self.0.config.approver {
+            Some(_) => self.0.has_room_to_wait(user, jobs).await,
+            None => self.0.has_room(user, jobs),
+        }
+    }
+
     /// One of them, as it will be on record.
     async fn planned(
         &self,
         identity: &Identity,
         spec: JobSpec,
+        submission: Option<NewSubmission>,
         manifests: &mut HashMap<ImageName, Digest>,
     ) -> Result<NewJob, QueueError> {
         let (spec, limits) = self.granted(spec).await?;
@@ -89,8 +106,8 @@ impl Queue {
             manifest,
             datasets,
             limits,
-            state: JobState::Approved,
-            submission: None,
+            state: if submission.is_some() { JobState::Pending } else { JobState::Approved },
+            submission,
             idempotency_key: None,
         })
     }
@@ -123,4 +140,9 @@ impl Queue {
         }
         Ok(jobs)
     }
+}
+
+/// What is wrong with one of them is wrong with the batch.
+fn in_batch<T>(at: usize, of_one: Result<T, QueueError>) -> Result<T, QueueError> {
+    of_one.map_err(|source| QueueError::InBatch { at, source: Box::new(source) })
 }

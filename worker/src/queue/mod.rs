@@ -8,7 +8,7 @@
 //! that ran is on record with cause `infrastructure` and does not.
 //!
 //! A job that an owner decides on (`submissions`) waits for the decision first, and then also for
-//! one of the owner's turns.
+//! one of the owner's turns. Where every job needs an approval, all are such jobs.
 //!
 //! A job goes on as long as somebody follows it, detached ones in any case; 5 s after the last
 //! follower has gone it is cancelled. One that nobody ever followed runs to its end.
@@ -87,6 +87,8 @@ pub struct QueueConfig {
     pub default_limits: Limits,
     /// What the source of every job is held to.
     pub policy: Option<Policy>,
+    /// Who decides on jobs that nobody submitted to an owner; none where they run at once.
+    pub approver: Option<UserName>,
     /// Where a job runs that names no image.
     pub default_images: DefaultImages,
     /// What a job gets at most.
@@ -230,6 +232,7 @@ impl Queue {
         identity: &Identity,
         spec: JobSpec,
         idempotency_key: Option<String>,
+        caller: Caller,
     ) -> Result<JobView, QueueError> {
         let inner = &self.0;
         if inner.stopping.is_cancelled() {
@@ -239,6 +242,11 @@ impl Queue {
             return Err(QueueError::BadKey);
         }
         let config = &inner.config;
+        if let Some(approver) = &config.approver {
+            return self
+                .submit_for_approval(identity, approver, spec, idempotency_key, caller)
+                .await;
+        }
         let (spec, limits) = self.granted(spec).await?;
         let scope = Scope::User(identity.user.clone());
         if let Some(key) = idempotency_key.clone()

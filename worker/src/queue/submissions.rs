@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use sway_core::api::jobs::JobView;
 use sway_core::api::submissions::{
-    AuditPage, AuditVerdict, Decided, DecisionRequest, Finding, NamedDataset, QueueSettings,
+    AuditPage, AuditVerdict, Decided, DecisionRequest, Finding, NamedDataset, QUEUE, QueueSettings,
     QueueView, Review, Submission,
 };
 use sway_core::audit::Head;
-use sway_core::job::JobState;
+use sway_core::job::{JobSpec, JobState, SpecError};
 use sway_core::name::UserName;
 use sway_core::trace::TraceKey;
+use sway_server::guard::Identity;
 use tokio::sync::oneshot;
 
 use super::active::{Active, Progress};
@@ -27,6 +28,9 @@ const PENDING_OF_USER_MAX: usize = 100;
 
 /// Findings in one review; where there are more, it says so.
 const FINDINGS_MAX: usize = 1000;
+
+/// Bytes of a name that was taken from a program.
+const NAME_LEN_MAX: usize = 200;
 
 /// Between two looks for jobs that are old enough to be cleaned up.
 const CLEAN_EVERY: Duration = Duration::from_secs(60);
@@ -52,11 +56,7 @@ impl Queue {
         }
         let submission = submission.completed();
         submission.check()?;
-        let (pending, of_user) = inner.db.pending_counts(user).await?;
-        if pending >= PENDING_MAX || of_user >= PENDING_OF_USER_MAX {
-            let pending = if pending >= PENDING_MAX { pending } else { of_user };
-            return Err(QueueError::Pending { pending, retry_after: RETRY_AFTER });
-        }
+        inner.has_room_to_wait(user, 1).await?;
         let config = &inner.config;
         let Submission { owner, queue, name, description, tags, job: spec } = submission;
         let spec = match config.policy {
@@ -85,14 +85,57 @@ impl Queue {
             submission: Some(NewSubmission { owner, queue, name, description, tags, caller }),
             idempotency_key,
         };
-        let active = Active::of(&job);
+        self.put_to_owner(job).await
+    }
+
+    /// Takes a job of somebody who may run jobs, where every job needs an approval.
+    pub(super) async fn submit_for_approval(
+        &self,
+        identity: &Identity,
+        approver: &UserName,
+        spec: JobSpec,
+        idempotency_key: Option<String>,
+        caller: Caller,
+    ) -> Result<JobView, QueueError> {
+        let inner = &self.0;
+        let (user, operator) = (&identity.user, identity.is_operator());
+        let (spec, limits) = self.granted(approvable(spec)?).await?;
+        inner.has_room_to_wait(user, 1).await?;
+        let image = inner.config.image(&spec);
+        let key = TraceKey::of_program(&spec.program);
+        let images = inner.images.without_starts();
+        let manifest = images.resolve(user, operator, &image, &key).await?;
+        let datasets = images.datasets(user, operator, &spec.datasets).await?;
+        self.put_to_owner(NewJob {
+            id: new_id(),
+            username: user.clone(),
+            image,
+            manifest,
+            datasets,
+            limits,
+            state: JobState::Pending,
+            submission: Some(for_approval(approver, &spec, caller)),
+            spec,
+            idempotency_key,
+        })
+        .await
+    }
+
+    /// Writes a pending job down, in a task of its own: it is on record and waits, or neither.
+    async fn put_to_owner(&self, job: NewJob) -> Result<JobView, QueueError> {
+        let (active, user) = (Active::of(&job), job.username.clone());
         let (answer, answered) = oneshot::channel();
         let queue = self.clone();
-        inner.tasks.spawn("submit", async move {
+        self.0.tasks.spawn("submit", async move {
             let _ = answer.send(queue.insert(job, active, None).await);
         });
         let id = answered.await.map_err(|_| QueueError::Stopping)??;
-        Ok(inner.db.job(&id, &Scope::User(user.clone())).await?.view)
+        Ok(self.0.db.job(&id, &Scope::User(user)).await?.view)
+    }
+
+    /// Whether nothing at all runs without an approval.
+    pub fn has_all_approved(&self) -> bool {
+        self.0.config.approver.is_some()
     }
 
     /// All that a decision on a job needs.
@@ -232,6 +275,21 @@ impl Queue {
 }
 
 impl Inner {
+    /// Whether so many more jobs of a user may wait for a decision.
+    pub(super) async fn has_room_to_wait(
+        &self,
+        user: &UserName,
+        jobs: usize,
+    ) -> Result<(), QueueError> {
+        let (pending, of_user) = self.db.pending_counts(user).await?;
+        let full = pending + jobs > PENDING_MAX;
+        if full || of_user + jobs > PENDING_OF_USER_MAX {
+            let pending = if full { pending } else { of_user };
+            return Err(QueueError::Pending { pending, retry_after: RETRY_AFTER });
+        }
+        Ok(())
+    }
+
     /// Cleans up from time to time, until the queue stops.
     pub(super) async fn keep_clean(&self) {
         loop {
@@ -260,5 +318,30 @@ impl Inner {
                 tracing::info!(job.id = job.id, "job cleaned up");
             }
         }
+    }
+}
+
+/// What waits for a person is held by nobody's connection, and is all known when it is looked at.
+pub(super) fn approvable(spec: JobSpec) -> Result<JobSpec, QueueError> {
+    if spec.stdin {
+        let reason = "every job here waits for an approval, and nobody can approve an input that \
+                      is yet to come";
+        return Err(SpecError { field: "stdin", reason: reason.to_owned() }.into());
+    }
+    Ok(JobSpec { detach: true, ..spec })
+}
+
+/// What a job that nobody submitted to an owner is to the one who has to approve it.
+pub(super) fn for_approval(approver: &UserName, spec: &JobSpec, caller: Caller) -> NewSubmission {
+    let mut name: String =
+        spec.program.filename().chars().filter(|letter| !letter.is_control()).collect();
+    name.truncate(name.floor_char_boundary(NAME_LEN_MAX));
+    NewSubmission {
+        owner: approver.clone(),
+        queue: QUEUE.to_owned(),
+        name,
+        description: String::new(),
+        tags: Vec::new(),
+        caller,
     }
 }

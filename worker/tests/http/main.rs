@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod access;
+mod approval;
 mod batch;
 mod compat;
 mod jobs;

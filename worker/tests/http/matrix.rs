@@ -312,7 +312,8 @@ async fn a_job_goes_to_nobody_who_can_not_decide_and_the_refusal_tells_no_more()
     }
     client(&worker, TOKEN).users().revoke(&"gone".parse().unwrap()).await.unwrap();
     let asking = async |secret: &str, owner: &str| {
-        let submission = serde_json::json!({ "owner": owner, "name": "Sums", "job": spec(&["say"]) });
+        let submission =
+            serde_json::json!({ "owner": owner, "name": "Sums", "job": spec(&["say"]) });
         let request = Request::new(worker.addr, "POST", "/v1/submissions")
             .header("authorization", &format!("Bearer {secret}"))
             .header("content-type", "application/json")

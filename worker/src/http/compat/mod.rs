@@ -16,8 +16,8 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use sway_core::api::jobs::RunView;
-use sway_core::job::JobSpec;
+use sway_core::api::jobs::{JobView, RunView};
+use sway_core::job::{JobSpec, JobState};
 use sway_server::error::{Json, ServerError};
 use sway_server::guard::Identity;
 use utoipa::openapi::{OneOf, RefOr, Schema};
@@ -28,9 +28,11 @@ pub(super) use self::pyrunner::{MEMORY_MIB_MAX, TIMEOUT_S_MAX};
 pub(super) use self::tinycontainer::{__path_upload, upload};
 pub use self::uploads::Uploads;
 use super::bodies::BodyPermit;
+use super::jobs::accepted;
 use super::openapi::{Guarded, Submitted};
 use super::whole::with_outputs;
 use super::{App, scope};
+use crate::db::Caller;
 use crate::queue::{FoundRun, QueueError};
 
 /// The run's number, in every answer that tells of one.
@@ -40,16 +42,19 @@ const RUN_HEADER: &str = "x-sway-run";
 /// as tinycontainerruntime does).
 #[utoipa::path(post, path = "/run", tag = "other systems", request_body = RunRequest,
     responses((status = 200, description = "It has ended, however.", body = RunAnswer,
-        headers(("x-sway-run" = i64, description = "The run's number"))), Guarded, Submitted))]
+        headers(("x-sway-run" = i64, description = "The run's number"))),
+        (status = 202, description = "It waits for an approval, as every job here.", body = JobView,
+            headers(("location" = String, description = "The job"))), Guarded, Submitted))]
 pub(super) async fn run(
     State(app): State<App>,
     identity: Identity,
+    caller: Caller,
     Extension(permit): Extension<BodyPermit>,
     Json(fields): Json<Map<String, Value>>,
 ) -> Result<Response, ServerError> {
     match (fields.contains_key("code"), fields.contains_key("FileName")) {
-        (true, false) => pyrunner::run(app, identity, permit, fields).await,
-        (false, true) => tinycontainer::run(app, identity, permit, fields).await,
+        (true, false) => pyrunner::run(app, identity, caller, permit, fields).await,
+        (false, true) => tinycontainer::run(app, identity, caller, permit, fields).await,
         (true, true) => Err(form_unknown("both code and FileName are given")),
         (false, false) => Err(form_unknown("neither code nor FileName is given")),
     }
@@ -93,20 +98,26 @@ enum Ended {
     Run(Box<FoundRun>),
     /// Without one, and why.
     Never(String),
+    /// Not yet: somebody has to approve it, and no connection waits for that.
+    Pending(Box<JobView>),
 }
 
 /// Has a job run to its end. What a policy objects to is an answer like any other.
 async fn ended(
     app: &App,
     identity: &Identity,
+    caller: Caller,
     spec: JobSpec,
     permit: BodyPermit,
 ) -> Result<Ended, ServerError> {
-    let job = match app.queue.submit(identity, spec, None).await {
+    let job = match app.queue.submit(identity, spec, None, caller).await {
         Err(error @ QueueError::Policy { .. }) => return Ok(Ended::Never(error.to_string())),
         submitted => submitted?,
     };
     drop(permit);
+    if job.state == JobState::Pending {
+        return Ok(Ended::Pending(Box::new(job)));
+    }
     let scope = scope(identity, false)?;
     let job = app.queue.wait(&job.id, &scope).await?;
     let Some(run) = &job.run else {

@@ -17,7 +17,8 @@ use utoipa::openapi::{Object, Ref};
 
 use super::fields::{Fields, InvalidFields};
 use super::traceback::summary;
-use super::{App, Ended, answer, ended};
+use super::{App, Ended, accepted, answer, ended};
+use crate::db::Caller;
 use crate::http::bodies::BodyPermit;
 use crate::queue::FoundRun;
 
@@ -73,6 +74,7 @@ pub(super) struct Snippet {
 pub(super) async fn run(
     app: App,
     identity: Identity,
+    caller: Caller,
     permit: BodyPermit,
     fields: Map<String, Value>,
 ) -> Result<Response, ServerError> {
@@ -80,7 +82,7 @@ pub(super) async fn run(
         Ok(spec) => spec,
         Err(invalid) => return Ok(invalid.into_response()),
     };
-    match ended(&app, &identity, spec, permit).await? {
+    match ended(&app, &identity, caller, spec, permit).await? {
         Ended::Run(found) => {
             let error = error(&found).await;
             Ok(answer(*found, |run| shape(run, error)))
@@ -89,6 +91,7 @@ pub(super) async fn run(
             let error = Some(reason);
             Ok(Json(Snippet { status: "error", error, ..Snippet::default() }).into_response())
         }
+        Ended::Pending(job) => Ok(accepted(*job)),
     }
 }
 

@@ -16,7 +16,8 @@ use utoipa::openapi::schema::{AdditionalProperties, Type};
 use utoipa::openapi::{Object, Ref};
 
 use super::fields::Fields;
-use super::{App, Ended, answer, ended};
+use super::{App, Ended, accepted, answer, ended};
+use crate::db::Caller;
 use crate::http::bodies::BodyPermit;
 use crate::http::openapi::{Guarded, Submitted};
 use crate::queue::QueueError;
@@ -106,6 +107,7 @@ fn is_script_name(name: &str) -> bool {
 pub(super) async fn run(
     app: App,
     identity: Identity,
+    caller: Caller,
     permit: BodyPermit,
     fields: Map<String, Value>,
 ) -> Result<Response, ServerError> {
@@ -125,12 +127,13 @@ pub(super) async fn run(
     let limits = Limits::grant(&LimitsRequest::default(), &Limits::TINYCONTAINER, &app.maxima);
     let limits = limits.map_err(QueueError::from)?.into();
     let spec = JobSpec { limits, ..JobSpec::new(image, Program::Script { file }) };
-    Ok(match ended(&app, &identity, spec, permit).await? {
+    Ok(match ended(&app, &identity, caller, spec, permit).await? {
         Ended::Run(found) => answer(*found, shape),
         Ended::Never(reason) => {
             let error = Some(reason);
             Json(Script { exit_code: 125, error, ..Script::default() }).into_response()
         }
+        Ended::Pending(job) => accepted(*job),
     })
 }
 
