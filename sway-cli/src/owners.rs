@@ -138,7 +138,7 @@ mod tests {
         let path = data.join(FILE);
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&path), mode(&data)), (0o600, 0o700));
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(list(&data), Err(OwnersError::Exposed { .. })));
         all.save(&data).unwrap();
         assert!(list(&data).is_ok(), "a new list is as it should be");

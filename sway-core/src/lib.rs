@@ -23,5 +23,8 @@ pub mod handler;
 pub mod seal;
 pub mod audit;
 pub mod foreign;
+pub mod review;
+#[cfg(feature = "syntax")]
+pub mod syntax;
 pub mod trace;
 pub mod api;

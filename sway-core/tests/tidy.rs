@@ -100,6 +100,7 @@ fn the_core_depends_on_nothing_that_does_io() {
         "serde_json",
         "sha1",
         "sha2",
+        "syntect",
         "tar",
         "thiserror",
         "utoipa",

@@ -9,13 +9,15 @@ use owo_colors::OwoColorize as _;
 use similar::{ChangeTag, TextDiff};
 use sway_core::api::jobs::JobView;
 use sway_core::api::submissions::{PreviousJob, Review};
-use sway_core::job::{JobFile, JobSpec, Network, Program};
+use sway_core::job::{JobFile, JobSpec};
+use sway_core::review::asks;
+use sway_core::syntax::Syntaxes;
 
 use crate::context::Context;
 use crate::exit_code::ExitCode;
 use crate::foreign::{line, shown};
 use crate::size::{show_size, show_time};
-use crate::syntax::Syntaxes;
+use crate::syntax::coloured;
 
 /// Lines around a change.
 const CONTEXT_LINES: usize = 3;
@@ -64,7 +66,7 @@ fn page(review: &Review, syntaxes: Option<&Syntaxes>) -> String {
         return page + "\nIts code was cleaned up.\n";
     };
     page.push_str(&title("Asks for"));
-    for text in asks(job, spec) {
+    for text in asked(job, spec) {
         page.push_str(&format!("  {text}\n"));
     }
     let more = if review.more_findings { " and more" } else { "" };
@@ -119,56 +121,10 @@ fn about(job: &JobView) -> Vec<String> {
     rows
 }
 
-/// What it would run, in what, on what, within which limits.
-fn asks(job: &JobView, spec: &JobSpec) -> Vec<String> {
-    let row = |title: &str, text: String| format!("{title:<12} {text}");
-    let limits = &job.limits;
-    let mut rows = vec![row("image", format!("{}@{}", job.image, job.manifest))];
-    let what = match &spec.program {
-        Program::Script { file } => line(&file.path, 200),
-        Program::Folder { entry, .. } => format!("/code/{}", line(entry, 200)),
-        Program::Command { argv } => quoted(argv),
-        Program::Handler(handler) => format!("the handler {}", line(&handler.handler, 200)),
-    };
-    rows.push(row("starts", what));
-    if !spec.args.is_empty() {
-        rows.push(row("arguments", quoted(&spec.args)));
-    }
-    for (name, value) in &spec.env {
-        rows.push(row("environment", format!("{}={:?}", line(name, 200), value)));
-    }
-    for dataset in &job.datasets {
-        let at = dataset.name.as_ref().map_or("/data".to_owned(), |name| format!("/data/{name}"));
-        rows.push(row(
-            "dataset",
-            format!("{}@{} at {}", dataset.dataset, dataset.manifest, line(&at, 200)),
-        ));
-    }
-    let cpus = f64::from(limits.cpus_milli) / 1000.0;
-    rows.push(row(
-        "limits",
-        format!(
-            "{}, {} of memory, {cpus} CPUs, {} processes, {} of output",
-            show_time(Duration::from_millis(limits.timeout_ms)),
-            show_size(limits.memory_bytes),
-            limits.pids,
-            show_size(limits.output_bytes),
-        ),
-    ));
-    if let Some(output) = &limits.output {
-        let bytes = show_size(output.bytes);
-        rows.push(row("/output", format!("{bytes} in {} files", output.files)));
-    }
-    let network = match job.network {
-        Network::None => "none",
-        Network::Isolated => "the outside, but nothing of the worker's host and networks",
-    };
-    rows.push(row("network", network.to_owned()));
-    rows
-}
-
-fn quoted(words: &[String]) -> String {
-    words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" ")
+/// What it asks for, one line each; nothing of it is cut.
+fn asked(job: &JobView, spec: &JobSpec) -> Vec<String> {
+    let rows = asks(job, Some(spec), show_time, show_size).into_iter();
+    rows.map(|(title, text)| format!("{title:<12} {}", line(&text, usize::MAX))).collect()
 }
 
 /// What is new since the submitter's last approved job.
@@ -183,8 +139,8 @@ fn changes(job: &JobView, spec: &JobSpec, previous: Option<&PreviousJob>) -> Str
     };
     let mut all = difference(
         "what it asks for",
-        &asks(&previous.job, old).join("\n"),
-        &asks(job, spec).join("\n"),
+        &asked(&previous.job, old).join("\n"),
+        &asked(job, spec).join("\n"),
     );
     let (old, new) = (old.program.files(), spec.program.files());
     let find = |files: &[JobFile], path: &str| {
@@ -260,7 +216,7 @@ fn whole(file: &JobFile, syntaxes: Option<&Syntaxes>) -> String {
         format!("── {} ({size}{executable})\n", line(&file.path, 200)).bold().to_string();
     let text = text(file);
     let text = match syntaxes {
-        Some(syntaxes) => syntaxes.coloured(&file.path, &text),
+        Some(syntaxes) => coloured(syntaxes, &file.path, &text),
         None => text,
     };
     for (number, code) in text.lines().enumerate() {
@@ -271,6 +227,8 @@ fn whole(file: &JobFile, syntaxes: Option<&Syntaxes>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use sway_core::job::Program;
+
     use super::*;
 
     fn review(code: &str) -> Review {
@@ -309,7 +267,7 @@ mod tests {
         assert!(page.contains("    3 │ x = 2\n") && page.contains("    2 │ python app.py\n"));
         assert!(page.contains("\\u{1b}[2Jlines"));
         assert!(page.contains("science@2c26b46b68ffc68ff99b453c1d30413413422d70"));
-        assert!(page.contains("10 min 0 s, 1 GiB of memory, 1 CPUs, 128 processes"));
+        assert!(page.contains("  time         10 min 0 s\n  memory       1 GiB\n"), "{page}");
     }
 
     #[test]
@@ -328,7 +286,7 @@ mod tests {
         same.previous = Some(PreviousJob { job: old.job.clone(), spec: old.spec });
         same.job.limits.pids = 500;
         let page = plain(&super::page(&same, None));
-        assert!(page.contains("-limits") && page.contains("+limits"), "{page}");
+        assert!(page.contains("-processes    128") && page.contains("+processes    500"), "{page}");
         same.previous = Some(PreviousJob { job: old.job, spec: None });
         assert!(super::page(&same, None).contains("nothing to compare with"));
     }

@@ -447,7 +447,8 @@ async fn a_review_shows_every_file_what_the_policy_finds_and_what_changed() {
     let shown = page(&worker, &format!("/job/{new}")).header("cookie", &cookie).send().await;
     assert_eq!(shown.status, 200);
     for part in [
-        "id=\"f1-l2\" data-number=\"2\">import subprocess\n",
+        "data-number=\"2\"><span class=\"code-keyword\">import</span> subprocess\n",
+        "id=\"f1-l2\"",
         "href=\"#f1-l2\"",
         "<ins class=\"line\">+import subprocess\n</ins>",
         "<span class=\"line\"> a = 1\n</span>",

@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::iter::repeat;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use maud::{Markup, html};
@@ -13,12 +15,13 @@ use sway_core::access::Scope::Approve;
 use sway_core::api::jobs::JobView;
 use sway_core::api::submissions::{Finding, PreviousJob, Review};
 use sway_core::digest::Digest;
-use sway_core::job::{JobFile, JobSpec, JobState, Network, Program};
+use sway_core::job::{JobFile, JobSpec, JobState};
+use sway_core::review::asks;
+use sway_core::syntax::{Part, Pieces, Syntaxes};
 use sway_server::guard::Identity;
 
 use super::figures::{size, time};
 use super::moment;
-use super::run::cpus;
 use super::submissions::{badge, decided, decision, results, tags};
 use super::text::{code, exact};
 
@@ -30,6 +33,9 @@ const DIFF_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Findings that are listed; all are marked in their files.
 const FINDINGS_MAX: usize = 200;
+
+/// How long code is looked at for its colours before the rest of it stays plain.
+const COLOURS_DEADLINE: Duration = Duration::from_secs(1);
 
 /// What is left of what a page can carry. A file takes a line for its name.
 struct Room {
@@ -116,7 +122,7 @@ pub(super) fn body(review: &Review, reader: &Identity) -> Markup {
                     section .panel {
                         h2 { "Asks for" }
                         dl .asks {
-                            @for (name, value) in asks(job, review.spec.as_ref()) {
+                            @for (name, value) in asked(job, review.spec.as_ref()) {
                                 dt { (name) } dd { (exact(&value)) }
                             }
                             dt { "job" } dd { code { (job.id) } }
@@ -129,50 +135,11 @@ pub(super) fn body(review: &Review, reader: &Identity) -> Markup {
     }
 }
 
-/// What it would run, in what, on what, within which limits.
-fn asks(job: &JobView, spec: Option<&JobSpec>) -> Vec<(&'static str, String)> {
+/// What it asks for.
+fn asked(job: &JobView, spec: Option<&JobSpec>) -> Vec<(&'static str, String)> {
     let whole = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    let limits = &job.limits;
-    let mut rows = vec![("image", format!("{}@{}", job.image, job.manifest))];
-    if let Some(spec) = spec {
-        rows.push((
-            "starts",
-            match &spec.program {
-                Program::Script { file } => file.path.clone(),
-                Program::Folder { entry, .. } => format!("/code/{entry}"),
-                Program::Command { argv } => quoted(argv),
-                Program::Handler(handler) => format!("the handler {}", handler.handler),
-            },
-        ));
-        if !spec.args.is_empty() {
-            rows.push(("arguments", quoted(&spec.args)));
-        }
-        for (name, value) in &spec.env {
-            rows.push(("environment", format!("{name}={value:?}")));
-        }
-    }
-    for dataset in &job.datasets {
-        let at = dataset.name.as_ref().map_or("/data".to_owned(), |name| format!("/data/{name}"));
-        rows.push(("dataset", format!("{}@{} at {at}", dataset.dataset, dataset.manifest)));
-    }
-    rows.push(("time", time(whole(limits.timeout_ms))));
-    rows.push(("memory", size(whole(limits.memory_bytes))));
-    rows.push(("CPUs", cpus(limits.cpus_milli)));
-    rows.push(("processes", limits.pids.to_string()));
-    rows.push(("output", format!("{} a stream", size(whole(limits.output_bytes)))));
-    if let Some(output) = &limits.output {
-        rows.push(("/output", format!("{} in {} files", size(whole(output.bytes)), output.files)));
-    }
-    let network = match job.network {
-        Network::None => "none",
-        Network::Isolated => "the outside, but nothing of the worker's host and networks",
-    };
-    rows.push(("network", network.to_owned()));
-    rows
-}
-
-fn quoted(words: &[String]) -> String {
-    words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" ")
+    let span = |span: Duration| time(i64::try_from(span.as_millis()).unwrap_or(i64::MAX));
+    asks(job, spec, span, |bytes| size(whole(bytes)))
 }
 
 fn findings(review: &Review) -> Markup {
@@ -224,22 +191,37 @@ fn len(content: &[u8]) -> String {
     size(i64::try_from(content.len()).unwrap_or(i64::MAX))
 }
 
+/// Read when the first review needs it.
+static SYNTAXES: LazyLock<Syntaxes> = LazyLock::new(Syntaxes::load);
+
 fn files(spec: &JobSpec, findings: &[Finding], room: &mut Room) -> Markup {
     let files = spec.program.files();
+    let deadline = Instant::now() + COLOURS_DEADLINE;
     html! {
         section #files {
             h2 { "Files " span .faint { (files.len()) } }
             @for (at, file) in files.iter().enumerate() {
-                @if room.take(&file.path) { (whole(at, file, findings, room)) }
+                @if room.take(&file.path) { (whole(at, file, findings, deadline, room)) }
             }
             (room.told())
         }
     }
 }
 
-/// One file with numbers before its lines, and findings below theirs.
-fn whole(at: usize, file: &JobFile, findings: &[Finding], room: &mut Room) -> Markup {
+/// One file with numbers before its lines, and findings below theirs. After `deadline` lines have no
+/// colours.
+fn whole(
+    at: usize,
+    file: &JobFile,
+    findings: &[Finding],
+    deadline: Instant,
+    room: &mut Room,
+) -> Markup {
     let here: Vec<_> = findings.iter().filter(|finding| finding.file == file.path).collect();
+    let in_colours = |text| {
+        let in_time = || Instant::now() < deadline;
+        SYNTAXES.lines(&file.path, text, in_time).into_iter().map(Some).chain(repeat(None))
+    };
     html! {
         details .file open {
             summary {
@@ -250,15 +232,41 @@ fn whole(at: usize, file: &JobFile, findings: &[Finding], room: &mut Room) -> Ma
                 Cow::Owned(told) => p .hint { (told) },
                 Cow::Borrowed("") => p .hint { "Empty." },
                 Cow::Borrowed(text) => div .code {
-                    @for (number, line) in (1..).zip(lines(text)) {
+                    @for ((number, line), pieces) in (1..).zip(lines(text)).zip(in_colours(text)) {
                         @if room.take(line) {
-                            span .line id=(line_id(at, number)) data-number=(number) { (code(line)) "\n" }
+                            span .line id=(line_id(at, number)) data-number=(number) {
+                                @match pieces {
+                                    Some(pieces) => (coloured(&pieces)),
+                                    None => (code(line)),
+                                }
+                                "\n"
+                            }
                             @for finding in here.iter().filter(|finding| finding.line == number) {
                                 span .found { (exact(&finding.reason)) "\n" }
                             }
                         }
                     }
                 },
+            }
+        }
+    }
+}
+
+/// A line whose parts are known, by classes: the style sheet has the colours.
+fn coloured(pieces: &Pieces<'_>) -> Markup {
+    let class = |part: &Part| match part {
+        Part::Comment => "code-comment",
+        Part::Text => "code-text",
+        Part::Constant => "code-constant",
+        Part::Keyword => "code-keyword",
+        Part::Support => "code-support",
+        Part::Name => "code-name",
+    };
+    html! {
+        @for (part, piece) in pieces {
+            @match part {
+                Some(part) => span .(class(part)) { (code(piece)) },
+                None => (code(piece)),
             }
         }
     }
@@ -290,11 +298,11 @@ fn changes(
         });
     };
     let deadline = Instant::now() + DIFF_DEADLINE;
-    let asked = |job, spec| {
-        let rows = asks(job, Some(spec)).into_iter();
+    let lines = |job, spec| {
+        let rows = asked(job, Some(spec)).into_iter();
         rows.map(|(name, value)| format!("{name}: {value}\n")).collect::<String>()
     };
-    let (was, is) = (asked(&previous.job, old), asked(job, spec));
+    let (was, is) = (lines(&previous.job, old), lines(job, spec));
     let mut all = Vec::new();
     if was != is {
         all.push(difference("What it asks for", "", &was, &is, deadline, room));
@@ -369,6 +377,8 @@ fn hunks(diff: &TextDiff<'_, '_, '_, str>, room: &mut Room) -> Markup {
 
 #[cfg(test)]
 mod tests {
+    use sway_core::job::Program;
+
     use super::*;
 
     fn folder(content: &[u8]) -> JobSpec {
@@ -393,6 +403,18 @@ mod tests {
         let mut room = Room { lines: 6, bytes: 10, cut: false };
         let shown = files(&folder(b"12345678901234567890\nx\n"), &[], &mut room).into_string();
         assert!(!shown.contains("data-number") && room.cut, "nothing after a gap: {shown}");
+    }
+
+    #[test]
+    fn colours_are_classes_and_change_no_letter() {
+        let hostile = b"# </span><script>\nx = '<b>\x1b[2J\xe2\x80\xae' + 1\r\n";
+        let shown = files(&folder(hostile), &[], &mut Room { ..Room::WHOLE }).into_string();
+        let comment = "<span class=\"code-comment\"># &lt;/span&gt;&lt;script&gt;</span>\n";
+        assert!(shown.contains(comment), "{shown}");
+        let text = "<span class=\"code-text\">'&lt;b&gt;\\u{1b}[2J\\u{202e}'</span>";
+        assert!(shown.contains(text), "{shown}");
+        assert!(shown.contains("<span class=\"code-constant\">1</span>\\u{d}\n"), "{shown}");
+        assert!(!shown.contains("style="), "{shown}");
     }
 
     #[test]

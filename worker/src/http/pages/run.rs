@@ -7,6 +7,7 @@ use maud::{Markup, html};
 use sway_core::api::jobs::{JobView, RunView, TraceUse};
 use sway_core::handler::Answer;
 use sway_core::job::{JobState, Limits, Network};
+use sway_core::review::cpus;
 
 use super::figures::{bar, caches, size, time, timeline};
 use super::list::{badge, filename};
@@ -156,11 +157,6 @@ fn limit_rows(limits: &Limits) -> Markup {
             dt { "Output" } dd { (size(whole(limits.output_bytes))) " a stream" }
         }
     }
-}
-
-pub(super) fn cpus(milli: u32) -> String {
-    let text = format!("{}.{:03}", milli / 1000, milli % 1000);
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// What a run's trace brought, what of that was used where it is known, and what it missed.
@@ -336,10 +332,5 @@ mod tests {
              \"n\": 12345678901234567890.10,\n  \"e\": []\n}"
         );
         assert_eq!(indented("]]}"), "\n]\n]\n}".to_owned());
-    }
-
-    #[test]
-    fn cpus_are_told_without_needless_digits() {
-        assert_eq!([500, 1000, 1250, 10].map(cpus), ["0.5", "1", "1.25", "0.01"]);
     }
 }
