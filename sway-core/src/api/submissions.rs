@@ -95,6 +95,10 @@ pub struct SubmissionView {
     /// SHA-256 over all that was submitted: code, image, datasets, limits, names. What has another
     /// one does not run.
     pub digest: String,
+    /// What the policy objects to in its files, counted when it was submitted, up to 1000. None where
+    /// that was not counted yet then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub findings: Option<u32>,
     /// None while it is pending, and where it was cancelled before anybody decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<Decision>,

@@ -50,9 +50,15 @@ impl NewJob {
     fn sha256(&self) -> String {
         match &self.submission {
             None => sha256_of(&self.spec),
-            Some(NewSubmission { owner, queue, name, description, tags, caller: _ }) => {
-                sha256_of(&(&self.spec, owner, queue, name, description, tags))
-            }
+            Some(NewSubmission {
+                owner,
+                queue,
+                name,
+                description,
+                tags,
+                findings: _,
+                caller: _,
+            }) => sha256_of(&(&self.spec, owner, queue, name, description, tags)),
         }
     }
 }

@@ -38,6 +38,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0007_pool.sql"),
     include_str!("migrations/0008_submissions_and_audit.sql"),
     include_str!("migrations/0009_users_and_tokens.sql"),
+    include_str!("migrations/0010_findings.sql"),
 ];
 
 /// How long to wait for another process that looks into the database.

@@ -32,6 +32,8 @@ pub struct NewSubmission {
     pub description: String,
     /// Words to find it by.
     pub tags: Vec<String>,
+    /// What the policy objects to in it, counted.
+    pub findings: u32,
     /// Who submits it.
     pub caller: Caller,
 }
@@ -114,8 +116,8 @@ pub(super) fn insert(
     submission: &NewSubmission,
 ) -> Result<(), DbError> {
     connection.execute(
-        "INSERT INTO submissions (job_id, owner, queue, name, description, tags, digest)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, '')",
+        "INSERT INTO submissions (job_id, owner, queue, name, description, tags, findings, digest)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, '')",
         params![
             job_id,
             submission.owner.as_ref(),
@@ -123,6 +125,7 @@ pub(super) fn insert(
             submission.name,
             submission.description,
             to_json(&submission.tags),
+            submission.findings,
         ],
     )?;
     // Of what the table holds now, not of what it was given.
@@ -144,7 +147,7 @@ pub(super) fn of_job(
 ) -> Result<Option<Box<SubmissionView>>, DbError> {
     let mut statement = connection.prepare_cached(
         "SELECT owner, queue, name, description, tags, digest, approved, decided_by, decided_at,
-             reason, cleaned_at
+             reason, cleaned_at, findings
          FROM submissions WHERE job_id = ?1",
     )?;
     let mut rows = statement.query([id])?;
@@ -164,6 +167,7 @@ pub(super) fn of_job(
         description: row.get(3)?,
         tags: from_json("tags", row.get(4)?)?,
         digest: row.get(5)?,
+        findings: row.get(11)?,
         decision,
         cleaned_at: row.get(10)?,
     })))

@@ -53,7 +53,13 @@ impl Queue {
         // Jobs of one batch that name the same image get the same one.
         let mut manifests = HashMap::new();
         for (at, spec) in specs.into_iter().enumerate() {
-            let submission = approver.map(|owner| for_approval(owner, &spec, caller.clone()));
+            let (submission, spec) = match approver {
+                Some(owner) => {
+                    let (submission, spec) = for_approval(owner, spec, caller.clone()).await?;
+                    (Some(submission), spec)
+                }
+                None => (None, spec),
+            };
             let job = self.planned(identity, spec, submission, &mut manifests).await;
             jobs.push(in_batch(at, job)?);
         }

@@ -73,6 +73,8 @@ impl Queue {
         let manifest = images.resolve(user, false, &image, &key).await?;
         settings.allows(&owner, &spec, &image, manifest)?;
         let datasets = images.datasets(user, false, &spec.datasets).await?;
+        let (findings, spec) = counted(spec).await?;
+        let submission = NewSubmission { owner, queue, name, description, tags, findings, caller };
         let job = NewJob {
             id: new_id(),
             username: user.clone(),
@@ -82,7 +84,7 @@ impl Queue {
             datasets,
             limits,
             state: JobState::Pending,
-            submission: Some(NewSubmission { owner, queue, name, description, tags, caller }),
+            submission: Some(submission),
             idempotency_key,
         };
         self.put_to_owner(job).await
@@ -106,6 +108,7 @@ impl Queue {
         let images = inner.images.without_starts();
         let manifest = images.resolve(user, operator, &image, &key).await?;
         let datasets = images.datasets(user, operator, &spec.datasets).await?;
+        let (submission, spec) = for_approval(approver, spec, caller).await?;
         self.put_to_owner(NewJob {
             id: new_id(),
             username: user.clone(),
@@ -114,7 +117,7 @@ impl Queue {
             datasets,
             limits,
             state: JobState::Pending,
-            submission: Some(for_approval(approver, &spec, caller)),
+            submission: Some(submission),
             spec,
             idempotency_key,
         })
@@ -331,17 +334,32 @@ pub(super) fn approvable(spec: JobSpec) -> Result<JobSpec, QueueError> {
     Ok(JobSpec { detach: true, ..spec })
 }
 
-/// What a job that nobody submitted to an owner is to the one who has to approve it.
-pub(super) fn for_approval(approver: &UserName, spec: &JobSpec, caller: Caller) -> NewSubmission {
+/// A job that nobody submitted to an owner, and what it is to the one who has to approve it.
+pub(super) async fn for_approval(
+    approver: &UserName,
+    spec: JobSpec,
+    caller: Caller,
+) -> Result<(NewSubmission, JobSpec), QueueError> {
+    let (findings, spec) = counted(spec).await?;
     let mut name: String =
         spec.program.filename().chars().filter(|letter| !letter.is_control()).collect();
     name.truncate(name.floor_char_boundary(NAME_LEN_MAX));
-    NewSubmission {
+    let submission = NewSubmission {
         owner: approver.clone(),
         queue: QUEUE.to_owned(),
         name,
         description: String::new(),
         tags: Vec::new(),
+        findings,
         caller,
-    }
+    };
+    Ok((submission, spec))
+}
+
+/// How much the policy objects to in a job, as far as a review lists it.
+async fn counted(spec: JobSpec) -> Result<(u32, JobSpec), QueueError> {
+    let looking = move || (Policy::Science.findings(&spec, FINDINGS_MAX).len(), spec);
+    let looked = tokio::task::spawn_blocking(looking).await;
+    let (findings, spec) = looked.map_err(|_| QueueError::Stopping)?;
+    Ok((u32::try_from(findings).unwrap_or(u32::MAX), spec))
 }

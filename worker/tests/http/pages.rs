@@ -385,6 +385,12 @@ async fn an_inbox_shows_what_is_pending_and_finds_it_by_text_state_and_submitter
     ] {
         assert_eq!(shown(path).await.0, expected, "{path}");
     }
+    let asked = submission("Fourth", &[("d.py", "import subprocess, socket\nopen('x')\n")]);
+    let found = worker.client("bob").submissions().submit(&asked).await.unwrap();
+    assert_eq!(found.submission.unwrap().findings, Some(3));
+    let (_, pending) = shown("/inbox").await;
+    let told = format!("href=\"/job/{}#findings\">3 findings<", found.id);
+    assert!(pending.contains(&told) && pending.contains("no findings"), "{pending}");
     let (_, rejected) = shown("/inbox?state=rejected").await;
     assert!(rejected.contains("Too broad") && !rejected.contains("name=\"job\""), "{rejected}");
     let none = page(&worker, "/inbox?state=nonesuch").header("cookie", &cookie).send().await;

@@ -187,12 +187,24 @@ fn entry(side: Side, job: &JobView) -> Markup {
                     " · " (exact(&job.image.to_string())) " · " (moment(&job.created_at))
                 }
                 (tags(submission))
+                @if choosable { (findings(job, submission)) }
                 @if let Some(decision) = &submission.decision { (decided(decision)) }
                 (results(job))
                 p .outcome role="status" {}
             }
         }
     }
+}
+
+/// How much the policy objects to, where that was counted; the review lists it.
+fn findings(job: &JobView, submission: &SubmissionView) -> Markup {
+    let told = match submission.findings {
+        None => return html! {},
+        Some(0) => return html! { p .about { "no findings" } },
+        Some(1) => "1 finding".to_owned(),
+        Some(count) => format!("{count} findings"),
+    };
+    html! { p .found { a href={ "/job/" (job.id) "#findings" } { (told) } } }
 }
 
 pub(super) fn tags(submission: &SubmissionView) -> Markup {
