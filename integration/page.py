@@ -309,7 +309,18 @@ def checks(browser: Browser) -> None:
         expect(page.locator(".entry")).to_have_count(4)
         expect(page.locator(".entry .badge", has_text="pending")).to_have_count(4)
         expect(page.locator(".entry .title", has_text=MARKUP)).to_be_visible()
+        expect(page.locator(f"[data-entry='{hostile}'] .found")).to_have_text("1 finding")
+        expect(page.locator(".entry", has_text="no findings")).to_have_count(3)
         shots(page, "inbox")
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.evaluate("scrollTo(0, 0)")
+        expect(page.locator(".entry .title").first).to_be_in_viewport()
+        covered = page.evaluate("""() => {
+            const { top, bottom } = document.querySelector('#decision').getBoundingClientRect();
+            return Math.max(0, Math.min(bottom, innerHeight) - Math.max(top, 0)) / innerHeight;
+        }""")
+        assert covered < 0.2, f"the decision covers {covered:.0%} of a phone's screen"
+        page.set_viewport_size({"width": 1280, "height": 900})
         page.get_by_label("Search").fill("weather")
         page.get_by_label("State").select_option("")
         page.get_by_role("button", name="Filter").click()
@@ -329,6 +340,10 @@ def checks(browser: Browser) -> None:
         expect(page.locator("#files summary").nth(1)).to_contain_text(MARKUP.replace("/", ""))
         expect(page.locator("#f1-l1")).to_contain_text(MARKUP)
         expect(page.locator("#f0-l2")).to_contain_text("# \\u{202e}\\u{200b}" + MARKUP)
+        colours = page.evaluate("""() => ['.code-keyword', '.code-comment', '.code-text', '#f0-l1'].map(
+            (part) => getComputedStyle(document.querySelector(`#f0-l1 ${part}, #f0-l2 ${part}, #f0-l3 ${part}, ${part}`)).color)
+        """)
+        assert len(set(colours)) == 4, colours
         expect(page.locator("#changes ins").first).to_contain_text("arguments")
         expect(page.locator("#changes ins", has_text="import subprocess")).to_be_visible()
         expect(page.locator("#changes del", has_text="print(1)")).to_be_visible()

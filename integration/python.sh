@@ -10,6 +10,7 @@ check_python() {
     pythons >"$work/pythons"
     versions=$(cut -d' ' -f1 "$work/pythons" | xargs)
     check "it installs with pip, on Python ${versions:-?}" install_clients || return
+    check "it installs in development mode, from its folder" install_editable
     check "it is formatted, and ruff and mypy --strict find nothing" lint_client
     check "an image that everybody can run is exported" \
         sway export "$root/testapps/numpy" --name library/queue --no-trace "${base_arguments[@]}" || return
@@ -52,6 +53,16 @@ install_clients() {
     install_into "$newest" "$work/jupyter" "$(echo "$work"/wheel/sway-*.whl)[jupyter,notebooks]" &
     pids+=($!)
     wait_for "${pids[@]}"
+}
+
+install_editable() {
+    local newest
+    read -r _ newest < <(tail -1 "$work/pythons")
+    "$newest" -m venv --without-pip "$work/editable"
+    (cd "$work/client" && "$newest" -m pip --python "$work/editable/bin/python" install -q -e .)
+    (cd / && "$work/editable/bin/python" -c 'import sway as q; q.help(); print(q.__file__)') >"$work/editable/told"
+    expect_match "the help" 'q\.submit_job\(' "$work/editable/told"
+    expect_match "where it is" "^$work/client/src/sway/" "$work/editable/told"
 }
 
 install_into() { "$1" -m pip --python "$2/bin/python" install -q "$3"; } # PYTHON ENVIRONMENT WHAT

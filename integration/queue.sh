@@ -16,7 +16,8 @@ check_queue() {
     check "a script is submitted and rejected, and its submitter is told why" script_is_rejected
     check "the next review shows what changed since the approved job" changes_are_shown
     check "a program decides by --json on several at once" program_decides
-    check "list and status tell all of them" counted
+    check "the document's bot decides by what the command prints" documents_bot_decides
+    check "list, status and help tell all of them" counted
     check "what makes no sense, or is not granted, is refused" refused_submissions
     check "a job that was changed after its approval does not run" changed_job
     check "approved jobs run once, though the worker is killed before their start" killed_before_start
@@ -97,7 +98,7 @@ folder_is_reviewed() {
     as_owner sway review "$(cut -c1-6 "$work/queue/first")" >"$review"
     manifest=$(as_bob sway images --json | jq -r '.[] | select(.name == "library/queue:latest") | .manifest')
     for pattern in 'name +Statistical Analysis' 'tags +statistics, privacy-safe' "image +library/queue@$manifest" \
-        "dataset +$owner/weather@[0-9a-f]{40} at /data/weather.csv" 'limits +10 min 0 s, 1 GiB of memory, 1 CPUs, 128' \
+        "dataset +$owner/weather@[0-9a-f]{40} at /data/weather.csv" 'time +10 min 0 s' 'memory +1 GiB' 'CPUs +1' 'processes +128' \
         'network +none' 'starts +/code/run.sh' '── run.sh .*executable' '    3 │ echo "Starting analysis..."' \
         'analyze.py:2:[0-9]+: .*open' 'none was approved'; do
         expect_match "the review" "$pattern" "$review"
@@ -134,7 +135,7 @@ changes_are_shown() {
     sed -i 's/print("rain", total/print("rain", total * 2/' "$work/queue/my_analysis/analyze.py"
     job=$(submit_folder --timeout 60)
     as_owner sway review "$job" >"$work/queue/review"
-    for pattern in "Changes since $(cat "$work/queue/first")" '^  -limits +10 min' '^  \+limits +1 min 0 s' \
+    for pattern in "Changes since $(cat "$work/queue/first")" '^  -time +10 min' '^  \+time +1 min 0 s' \
         '^  -    print\("rain", total, sep' '^  \+    print\("rain", total \* 2, sep'; do
         expect_match "the review" "$pattern" "$work/queue/review"
     done
@@ -155,10 +156,49 @@ program_decides() {
     expect_equal "output" 'Hello, world!' "$(as_bob sway logs "$good")"
 }
 
+documents_bot_decides() {
+    local good bad
+    good=$(submit_hello)
+    bad=$(as_bob sway submit --script "$work/queue/hello.py" --to "$owner" --name "Everything")
+    as_owner python3 - <<'END'
+import subprocess
+
+def get_job_ids_from_output(output):
+    return [line.split()[0] for line in output.splitlines()[1:]]
+
+def meets_my_criteria(job_id):
+    shown = subprocess.run(['sway', 'review', job_id], capture_output=True, text=True)
+    return 'Hello World Test' in shown.stdout
+
+def smart_approval_bot():
+    # Get pending jobs
+    result = subprocess.run(['sway', 'pending'], capture_output=True, text=True)
+
+    # Parse and approve based on criteria
+    for job_id in get_job_ids_from_output(result.stdout):
+        if meets_my_criteria(job_id):
+            subprocess.run(['sway', 'approve', job_id, '-r', 'Auto-approved by bot'])
+        else:
+            subprocess.run(['sway', 'reject', job_id, '-r', 'Does not meet criteria'])
+
+smart_approval_bot()
+END
+    as_bob sway wait "$good"
+    as_bob sway status "$good" | grep -E 'reason +Auto-approved by bot'
+    as_bob sway status "$bad" | grep -E 'reason +Does not meet criteria'
+    expect_equal "pending" "[]" "$(as_owner sway pending --json | tr -d '\n')"
+}
+
 counted() {
     as_owner sway status >"$work/queue/status"
-    expect_match "status" "^for $owner +0 +0 +0 +2 +0 +3 +0" "$work/queue/status"
-    expect_equal "list" 5 "$(as_bob sway list --json | jq length)"
+    expect_match "status" "^for $owner +0 +0 +0 +3 +0 +4 +0" "$work/queue/status"
+    expect_equal "list" 7 "$(as_bob sway list --json | jq length)"
+    as_bob sway list >"$work/queue/list"
+    expect_match "list" "$(cat "$work/queue/first") +completed +Statistical Analysis +bob" "$work/queue/list"
+    sway --help >"$work/queue/help"
+    for command in pending review approve reject list status; do
+        expect_match "help" "\b$command\b" "$work/queue/help"
+    done
     expect_equal "somebody else's" 0 "$(SWAY_USERNAME=eve sway jobs --json | jq length)"
 }
 

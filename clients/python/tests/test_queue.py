@@ -148,6 +148,27 @@ def test_a_script_goes_by_position_with_its_requirements_and_tags() -> None:
         q.reject(job.uid, "seen")
 
 
+def test_a_folder_goes_by_position_and_all_that_the_document_calls_is_there() -> None:
+    job = q.submit_job(OWNER, "./my_analysis", "Positional", "By position", ["statistics"])
+    print(f"Job submitted: {job.uid}")
+    print(f"Status: {job.status}")  # Will be 'pending'
+    assert (job.description, job.tags, job.status) == ("By position", ["statistics"], "pending")
+    assert job.uid in repr(job)
+    for shown in (q.my_jobs(), q.jobs_for_others, q.pending_for_me, q.jobs_for_me, q.status()):
+        assert repr(shown)
+    config = q.QueueConfig(
+        queue_name="code-queue",
+        max_concurrent_jobs=3,
+        job_timeout=600,  # 10 minutes
+        cleanup_completed_after=86400,  # 24 hours
+    )
+    with acting_as(OWNER):
+        q.configure(config)
+        assert q.status().settings["cleanup_completed_after_s"] == 86400
+        assert job.uid in [other.uid for other in q.all_jobs_for_me()]
+        assert q.reject(job.uid, "Too broad").status == "rejected"
+
+
 def test_a_review_shows_what_changed_and_approves_nothing_else() -> None:
     first = submit_hello("Changing")
     with acting_as(OWNER):
