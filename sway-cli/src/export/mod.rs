@@ -28,7 +28,7 @@ use sway_core::image::Layer;
 use sway_core::image::archive::Sha256Hex;
 use sway_core::manifest::{ExtentSource, Manifest, Tree};
 use sway_core::name::RefName;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinSet, spawn_blocking};
 
 pub(crate) use build::{BuildRequest, Builder, Built, build, dockerfile_in, has_recipe};
 pub(crate) use dataset::{StoredDataset, store_dataset};
@@ -78,6 +78,8 @@ pub(crate) struct Export {
     /// What is shown.
     progress: Progress,
     layers: LayerCache,
+    /// Layers that are being kept for the next export, off this one's path.
+    keeping: JoinSet<()>,
     /// Which layers were read, by index.
     processed: HashSet<usize>,
 }
@@ -100,6 +102,7 @@ impl Export {
             cache: cache.to_owned(),
             progress,
             layers: LayerCache::new(cache),
+            keeping: JoinSet::new(),
             processed: HashSet::new(),
         }
     }
@@ -129,6 +132,9 @@ impl Export {
         let unchanged = refs.get(&self.name).await? == Some(digest);
         if !unchanged {
             refs.put(&self.name, digest, Expect::Any).await?;
+        }
+        while let Some(kept) = self.keeping.join_next().await {
+            kept.map_err(ExportError::Internal)?;
         }
         Ok(Exported {
             manifest: digest,
@@ -167,10 +173,11 @@ impl Export {
             let (diff_id, kept) = (&image.layers()[index].diff_id, Arc::clone(&layer));
             found.insert(diff_id, layer);
             let diff_id = diff_id.clone();
-            let storing = spawn_blocking(move || cache.store(&diff_id, &kept));
-            if let Err(error) = storing.await.map_err(ExportError::Internal)? {
-                tracing::warn!(%error, "the layer can't be kept for the next export");
-            }
+            self.keeping.spawn_blocking(move || {
+                if let Err(error) = cache.store(&diff_id, &kept) {
+                    tracing::warn!(%error, "the layer can't be kept for the next export");
+                }
+            });
         }
         Ok(image.layers().iter().map(|plan| Arc::clone(&found[&plan.diff_id])).collect())
     }
