@@ -3,7 +3,7 @@
 //! An image's blobs come by the thousand and are small: a file for each costs more time than
 //! checking its bytes. A pack has their frames one after the other, and behind them an index
 //! (`docs/format.md`). It is written once, by one batch; the indexes of all packs are held in
-//! memory, some 60 bytes for each blob. A blob that is put aside is struck from its pack's index
+//! memory, about 80 bytes for each blob. A blob that is put aside is struck from its pack's index
 //! and its bytes stay; where several packs have a blob, the last one's copy counts.
 
 use std::collections::HashMap;

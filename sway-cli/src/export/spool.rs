@@ -14,6 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use sway_core::blob::{Encoder, FRAME_HEADER_LEN, FrameHeader, ZSTD_LEVEL};
+use sway_core::chunk::CHUNK_LEN;
 use sway_core::digest::Digest;
 
 /// Blobs on their way to the fileserver.
@@ -101,7 +102,7 @@ impl Spool {
         &self,
         blobs: impl IntoIterator<Item = (Digest, &'a [u8])>,
     ) -> io::Result<()> {
-        let mut encoder = Encoder::new(ZSTD_LEVEL);
+        let mut encoder = Encoder::for_chunks();
         let mut packed = Vec::new();
         let mut frames = Vec::new();
         for (digest, raw) in blobs {
@@ -110,7 +111,11 @@ impl Spool {
             }
             let start = packed.len();
             packed.extend_from_slice(&[0; FRAME_HEADER_LEN]);
-            let encoded_len = encoder.encode(raw, &mut packed);
+            let encoded_len = match raw.len() <= CHUNK_LEN as usize {
+                true => encoder.encode(raw, &mut packed),
+                // A manifest, or what belongs to it.
+                false => Encoder::new(ZSTD_LEVEL).encode(raw, &mut packed),
+            };
             let header = FrameHeader::new(digest, raw.len(), encoded_len).to_bytes();
             packed[start..start + FRAME_HEADER_LEN].copy_from_slice(&header);
             frames.push((digest, start as u64, packed.len() - start));
