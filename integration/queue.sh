@@ -18,6 +18,8 @@ check_queue() {
     check "a program decides by --json on several at once" program_decides
     check "the document's bot decides by what the command prints" documents_bot_decides
     check "list, status and help tell all of them" counted
+    check "packages of requirements.txt are in the job's image before it is reviewed" packages_are_installed
+    check "what can't be installed is the job's end, and says what to do" packages_are_missing
     check "what makes no sense, or is not granted, is refused" refused_submissions
     check "a job that was changed after its approval does not run" changed_job
     check "approved jobs run once, though the worker is killed before their start" killed_before_start
@@ -200,6 +202,48 @@ counted() {
         expect_match "help" "\b$command\b" "$work/queue/help"
     done
     expect_equal "somebody else's" 0 "$(SWAY_USERNAME=eve sway jobs --json | jq length)"
+}
+
+is_prepared() { as_bob sway status "$1" --json | jq -e '.submission.packages.state != "preparing"'; }
+
+packages_are_installed() {
+    local dir=$work/queue/packaged job
+    mkdir -p "$dir" "$work/queue/wheels"
+    python3 "$root/integration/make_wheel.py" "$work/queue/wheels" answer 1.0 'def main(): print(40 + 2)'
+    as_owner sway data add wheels "$work/queue/wheels"
+    as_owner sway queue set --wheels wheels | grep -E 'wheels +wheels'
+    cp "$work/queue/my_analysis/run.sh" "$dir"
+    echo 'answer >= 1  # the only one' >"$dir/requirements.txt"
+    printf 'import answer\nanswer.main()\n' >"$dir/analyze.py"
+    job=$(as_bob sway submit "$dir" --to "$owner" --name Answer)
+    wait_until 120 is_prepared "$job"
+    as_owner sway review "$job" >"$work/queue/review"
+    expect_match "the review" 'packages +answer==1.0' "$work/queue/review"
+    expect_match "the review" "installed into $(jq -r '.[] | select(.name == "library/queue:latest") | .manifest' <(as_bob sway images --json))" "$work/queue/review"
+    as_owner sway approve "$job" -r ok
+    as_bob sway wait "$job"
+    as_bob sway logs "$job" >"$work/queue/log"
+    expect_match "pip" 'Requirement already satisfied: answer>=1' "$work/queue/log"
+    expect_match "the output" '^42$' "$work/queue/log"
+    # The same, of a script: what was installed is used again.
+    job=$(as_bob sway submit --script "$dir/analyze.py" --requirements 'answer >= 1' --to "$owner" --name Answer)
+    wait_until 120 is_prepared "$job"
+    as_owner sway approve "$job" -r ok
+    as_bob sway wait "$job"
+    expect_equal "the output" 42 "$(as_bob sway logs "$job")"
+}
+
+packages_are_missing() {
+    local job
+    touch "$work/queue/wheels/unbuilt-1.0.tar.gz"
+    as_owner sway data add wheels "$work/queue/wheels"
+    job=$(submit_hello --requirements unbuilt)
+    expect_exit 1 as_bob sway wait "$job"
+    as_bob sway status "$job" >"$work/queue/status"
+    expect_match "the reason" 'unbuilt has to be built from source' "$work/queue/status"
+    expect_match "the reason" "ask $owner" "$work/queue/status"
+    expect_exit 125 submit_hello --requirements='-e .'
+    expect_match "the reason" 'requirements.txt: line 1: it is an option' "$work/refused"
 }
 
 refused_submissions() {

@@ -582,14 +582,15 @@ impl JobState {
     }
 
     /// The legal moves: pending → approved → running → completed | failed; pending → rejected;
-    /// any that is not final → cancelled; approved → failed where the job can't be started.
+    /// any that is not final → cancelled; approved → failed where the job can't be started, pending
+    /// → failed where its packages can't be installed.
     pub fn may_become(self, next: Self) -> bool {
         match next {
             Self::Pending => false,
             Self::Approved | Self::Rejected => self == Self::Pending,
             Self::Running => self == Self::Approved,
             Self::Completed => self == Self::Running,
-            Self::Failed => matches!(self, Self::Approved | Self::Running),
+            Self::Failed => matches!(self, Self::Pending | Self::Approved | Self::Running),
             Self::Cancelled => !self.is_final(),
         }
     }
@@ -785,6 +786,7 @@ mod tests {
             }
         }
         assert!(Pending.may_become(Approved) && Approved.may_become(Running));
+        assert!(Pending.may_become(Failed), "its packages can't be installed");
         assert!(Running.may_become(Completed) && !Pending.may_become(Running));
     }
 

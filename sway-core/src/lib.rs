@@ -20,6 +20,7 @@ pub mod access;
 pub mod link;
 pub mod job;
 pub mod handler;
+pub mod requirements;
 pub mod seal;
 pub mod audit;
 pub mod foreign;

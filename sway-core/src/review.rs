@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::api::jobs::JobView;
+use crate::api::submissions::Packages;
 use crate::job::{JobSpec, Network, Program};
 
 /// What a job would run, in what, on what, within which limits: titles with texts, as their author
@@ -17,6 +18,9 @@ pub fn asks(
 ) -> Vec<(&'static str, String)> {
     let limits = &job.limits;
     let mut rows = vec![("image", format!("{}@{}", job.image, job.manifest))];
+    let packages = job.submission.as_ref().and_then(|submission| submission.packages.as_ref());
+    let packages = packages.into_iter().flat_map(Packages::told);
+    rows.extend(packages.map(|text| ("packages", text)));
     if let Some(spec) = spec {
         let starts = match &spec.program {
             Program::Script { file } => file.path.clone(),

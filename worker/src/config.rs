@@ -30,6 +30,9 @@ const DEFAULT_IMAGE: &str = "science";
 /// And of Node.js handlers.
 const DEFAULT_NODE_IMAGE: &str = "node";
 
+/// Where packages come from, unless told otherwise.
+const PACKAGE_INDEX: &str = "https://pypi.org/simple";
+
 /// Containers that wait for their jobs, unless told otherwise.
 const POOL_DEFAULT: PoolBounds = PoolBounds { containers: 8, memory_bytes: 1 << 30 };
 
@@ -127,6 +130,8 @@ pub struct Config {
     pub approver: Option<UserName>,
     /// Images of jobs that name none.
     pub default_images: DefaultImages,
+    /// Where the packages of submitted jobs come from; nowhere where absent.
+    pub package_index: Option<Url>,
     /// How many containers may wait for their jobs; none where all are made when the job comes.
     pub pool: Option<PoolBounds>,
     /// Whether an image's user root stays root (of its user namespace).
@@ -176,6 +181,7 @@ impl Config {
                 any: DEFAULT_IMAGE.parse().expect("a good name"),
                 node: DEFAULT_NODE_IMAGE.parse().expect("a good name"),
             },
+            package_index: Some(PACKAGE_INDEX.parse().expect("a good address")),
             pool: Some(POOL_DEFAULT),
             allow_root: false,
             id_mapping: IdMapping::Auto,
@@ -283,6 +289,10 @@ pub struct Arguments {
     /// Image of Node.js handlers that name none
     #[arg(long, value_name = "NAME[:TAG]", default_value = DEFAULT_NODE_IMAGE)]
     default_node_image: ImageName,
+    /// Index of Python packages from which the requirements.txt of a submitted job is installed before
+    /// its review, in a container with a filtered network; or off
+    #[arg(long, value_name = "URL|off", default_value = PACKAGE_INDEX)]
+    package_index: String,
     /// Containers that wait with a started interpreter for jobs of images that are used again and
     /// again, at most; or off [default: 8]
     #[arg(long, value_name = "N|off", value_parser = pool_size)]
@@ -410,6 +420,7 @@ pub fn load(arguments: Arguments) -> anyhow::Result<Process> {
     };
     config.default_images =
         DefaultImages { any: arguments.default_image, node: arguments.default_node_image };
+    config.package_index = package_index(&arguments.package_index)?;
     let pool = PoolBounds {
         containers: arguments.pool.unwrap_or(POOL_DEFAULT.containers),
         memory_bytes: arguments.pool_memory.unwrap_or(POOL_DEFAULT.memory_bytes),
@@ -442,6 +453,18 @@ fn cpus_milli(cpus: f64) -> anyhow::Result<u32> {
         bail!("--max-cpus {cpus} is outside 0.01 to 4096");
     }
     Ok((cpus * 1000.0).round() as u32)
+}
+
+/// An index; none for `off`.
+fn package_index(text: &str) -> anyhow::Result<Option<Url>> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let url: Url = text.parse().with_context(|| format!("--package-index {text:?}"))?;
+    if !["http", "https"].contains(&url.scheme()) {
+        bail!("--package-index {text:?} is neither off nor the address of an index");
+    }
+    Ok(Some(url))
 }
 
 /// How many containers may wait; none for `off`.
@@ -515,6 +538,9 @@ mod tests {
         assert_eq!(parsed(&["--pool", "off"]).unwrap().config.pool, None);
         let pool = parsed(&["--pool", "3", "--pool-memory", "64M"]).unwrap().config.pool;
         assert_eq!(pool, Some(PoolBounds { containers: 3, memory_bytes: 64 << 20 }));
+        let index = |arguments: &[&str]| parsed(arguments).unwrap().config.package_index;
+        assert_eq!(index(&[]).unwrap().as_str(), PACKAGE_INDEX);
+        assert_eq!(index(&["--package-index", "off"]), None);
     }
 
     #[test]
@@ -541,6 +567,8 @@ mod tests {
             ["--id-mapping", "none"],
             ["--approval", "never"],
             ["--pool", "0"],
+            ["--package-index", "file:///x"],
+            ["--package-index", "nowhere"],
         ] {
             let error = parsed(&bad).unwrap_err().to_string();
             assert!(error.contains(bad[0]), "{error}");

@@ -17,6 +17,7 @@ pub mod start;
 pub mod trace;
 pub mod job;
 pub mod policy;
+pub mod packages;
 pub mod queue;
 pub mod db;
 pub mod users;
@@ -44,6 +45,7 @@ use self::account::Accounts;
 use self::config::{Config, FileserverAccess};
 use self::containers::Containers;
 use self::db::Db;
+use self::packages::PackagesConfig;
 use self::passes::{OwnPasses, PassDesk};
 use self::queue::{Images, Queue, QueueConfig, RunJob};
 use self::start::TraceMode;
@@ -146,6 +148,15 @@ async fn serve(
     let tasks = foundation.tasks.clone();
     let outputs_dir = config.data_dir.join("outputs");
     private_dir(&outputs_dir)?;
+    let packages = PackagesConfig {
+        dir: config.data_dir.join("packages"),
+        index: config.package_index.clone(),
+    };
+    // What a worker that died was about to install is begun again.
+    match fs_err::remove_dir_all(&packages.dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => private_dir(&packages.dir)?,
+    }
     let queue = Queue::open(
         QueueConfig {
             outputs_dir,
@@ -158,6 +169,7 @@ async fn serve(
             maxima: config.maxima,
             keep_runs: config.keep_runs,
             keep_output_bytes: config.keep_output_bytes,
+            packages,
             abandoned_after: config.abandoned_after,
             stop_grace: config.stop_grace,
         },

@@ -299,3 +299,19 @@ class TestWidgets:
         assert "\\u{202e}abc" in self.pages(table.box)
         buttons["Output"].click()
         assert "get_job_output(&#x27;bbbb2222&#x27;)" in self.pages(table.box)
+
+
+def test_packages_are_told_with_their_versions_and_do_nothing(http: FakeHttp) -> None:
+    told = http.jobs["aaaa1111"]
+    package = {"name": f"six {HOSTILE}", "version": "1.0", "sha256": "00"}
+    for packages, expected in [
+        ({"state": "preparing"}, "are being installed"),
+        ({"state": "ready", "image": "ef" * 20, "installed": [package]}, "==1.0"),
+        ({"state": "ready", "image": "ef" * 20, "installed": []}, "the image has all"),
+        ({"state": "left_to_image"}, "submitter's own image"),
+        ({"state": "failed", "reason": HOSTILE}, "can't be installed"),
+    ]:
+        told["submission"]["packages"] = packages
+        review = Review(http, told_review(told))
+        assert expected in expect_harmless(review._repr_html_()).text
+        assert expected in repr(review) and "\x1b" not in repr(review)

@@ -4,6 +4,7 @@ use clap::Args;
 use sway_client::submissions::JobQuery;
 use sway_client::{Client, ClientError};
 use sway_core::api::jobs::JobView;
+use sway_core::api::submissions::Packages;
 use sway_core::job::JobState;
 
 use crate::context::Context;
@@ -128,9 +129,14 @@ fn tell(jobs: &[JobView], json: bool, none: &str, output: &Output) -> anyhow::Re
 fn row(job: &JobView) -> Vec<String> {
     let submission = job.submission.as_ref();
     let of = |text: Option<&str>| foreign::line(text.unwrap_or_default(), NAME_LEN_MAX);
+    let packages = submission.and_then(|it| it.packages.as_ref());
+    let state = match packages {
+        Some(Packages::Preparing) if job.state == JobState::Pending => "pending (installing)",
+        Some(_) | None => job.state.as_str(),
+    };
     vec![
         job.id.clone(),
-        job.state.as_str().to_owned(),
+        state.to_owned(),
         of(submission.map(|it| it.name.as_str())),
         of(Some(job.username.as_ref())),
         of(submission.map(|it| it.owner.as_ref())),

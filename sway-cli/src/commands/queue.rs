@@ -17,6 +17,9 @@ Examples:
                              these are the defaults
   sway queue set --datasets weather,census --images science --network no
   sway queue set --datasets all --images all
+  pip wheel -r requirements.txt -w wheels && sway data add wheels ./wheels
+  sway queue set --wheels wheels
+                             jobs' packages are installed from these wheels alone
 
 What was submitted before a change stays as it was submitted.")]
 pub(crate) struct QueueArgs {
@@ -53,6 +56,10 @@ struct SetArgs {
     /// Whether jobs may ask for the network
     #[arg(long, value_name = "yes|no", value_parser = parse_yes)]
     network: Option<bool>,
+    /// Your dataset with the wheels that jobs' packages are installed from, in place of the worker's
+    /// index; or none
+    #[arg(long, value_name = "NAME|none")]
+    wheels: Option<String>,
     /// Most memory that a job may ask for
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     max_memory: Option<u64>,
@@ -110,6 +117,9 @@ fn changed(mut settings: QueueSettings, change: SetArgs) -> anyhow::Result<Queue
         };
     }
     settings.network = change.network.unwrap_or(settings.network);
+    if let Some(wheels) = change.wheels {
+        settings.wheels = (wheels != "none").then_some(wheels);
+    }
     settings.max_memory_bytes = change.max_memory.or(settings.max_memory_bytes);
     settings.max_cpus_milli = change.max_cpus.or(settings.max_cpus_milli);
     settings.max_pids = change.max_pids.or(settings.max_pids);
@@ -124,6 +134,7 @@ fn told(queue: &QueueView) -> Vec<String> {
         datasets,
         images,
         network,
+        wheels,
         max_memory_bytes,
         max_cpus_milli,
         max_pids,
@@ -140,6 +151,7 @@ fn told(queue: &QueueView) -> Vec<String> {
         ("datasets", joined(datasets.clone())),
         ("images", joined(images)),
         ("network", if *network { "yes" } else { "no" }.to_owned()),
+        ("wheels", wheels.clone().unwrap_or_else(|| "the worker's index".to_owned())),
         ("max memory", max_memory_bytes.map_or_else(of_worker, show_size)),
         ("max cpus", cpus.unwrap_or_else(of_worker)),
         ("max pids", max_pids.map_or_else(of_worker, |pids| pids.to_string())),

@@ -227,6 +227,7 @@ fn whole(file: &JobFile, syntaxes: Option<&Syntaxes>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use sway_core::api::submissions::{Package, Packages};
     use sway_core::job::Program;
 
     use super::*;
@@ -268,6 +269,27 @@ mod tests {
         assert!(page.contains("\\u{1b}[2Jlines"));
         assert!(page.contains("science@2c26b46b68ffc68ff99b453c1d30413413422d70"));
         assert!(page.contains("  time         10 min 0 s\n  memory       1 GiB\n"), "{page}");
+    }
+
+    #[test]
+    fn every_package_that_was_installed_is_there() {
+        let mut review = review("import six\n");
+        let package = |name: &str| Package {
+            name: name.to_owned(),
+            version: "1.0".to_owned(),
+            sha256: "0".repeat(64),
+        };
+        let image = review.job.manifest;
+        let installed = vec![package("idna"), package("six\u{1b}[2J")];
+        let mut submission = review.job.submission.take().unwrap();
+        submission.packages = Some(Packages::Ready { image, installed });
+        review.job.submission = Some(submission);
+        let page = plain(&page(&review, None));
+        for told in
+            ["packages     idna==1.0", "packages     six\\u{1b}[2J==1.0", "installed into 2c26"]
+        {
+            assert!(page.contains(told), "{page}");
+        }
     }
 
     #[test]

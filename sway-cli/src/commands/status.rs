@@ -2,7 +2,7 @@
 
 use clap::Args;
 use sway_core::api::jobs::JobView;
-use sway_core::api::submissions::StateCounts;
+use sway_core::api::submissions::{Packages, StateCounts};
 use sway_core::job::JobState;
 
 use crate::context::Context;
@@ -94,6 +94,9 @@ fn details(job: &JobView) -> Vec<String> {
     if let Some(submission) = &job.submission {
         add("name", foreign::line(&submission.name, 200));
         add("to", submission.owner.to_string());
+        for text in submission.packages.iter().flat_map(Packages::told) {
+            add("packages", foreign::line(&text, 2000));
+        }
         if let Some(decision) = &submission.decision {
             let word = if decision.approved { "approved" } else { "rejected" };
             let at = super::runs::moment(&decision.at);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use sway_client::Client;
-use sway_core::api::submissions::{QUEUE, Submission};
+use sway_core::api::submissions::{Packages, QUEUE, Submission};
 use sway_core::job::{Dataset, DatasetKind, JobFile, JobSpec, LimitsRequest, Program};
 use sway_core::name::{DatasetName, ImageName, UserName};
 
@@ -30,6 +30,8 @@ Examples:
   sway submit ./my_analysis --to alice --name Sums --description 'Sums by year' --tags a,b
   sway submit --script sums.py --to alice --name Sums
                              one file
+  sway submit --script sums.py --requirements 'numpy>=2,pandas' --to alice --name Sums
+                             with packages that its image lacks
   sway submit ./my_analysis --to alice --name Sums --data weather
                              alice's dataset weather is below /data
   sway submit ./my_analysis --to alice --name Sums --json
@@ -37,7 +39,9 @@ Examples:
 
 The job's id is printed: `sway status ID` says where it stands, `sway wait ID` waits for its end,
 `sway output ID` and `sway logs ID` are what it made. It gets what alice's queue grants: 600 s,
-1 GiB, 1 CPU and 128 processes unless it asks for others. What it writes to the directory that
+1 GiB, 1 CPU and 128 processes unless it asks for others. The packages that the folder's
+requirements.txt names are installed into its image before alice decides: wheels, of the worker's
+index or of alice's. What it writes to the directory that
 OUTPUT_DIR names is kept for a day.")]
 pub(crate) struct SubmitArgs {
     /// Folder on this machine, with a run.sh
@@ -59,7 +63,7 @@ pub(crate) struct SubmitArgs {
     #[arg(long, value_delimiter = ',', value_name = "TAG,…")]
     tags: Vec<String>,
     /// Python packages of the script, separated by commas, or a file that names them; they go
-    /// along as requirements.txt
+    /// along as requirements.txt, and are installed before the owner decides
     #[arg(long, value_name = "NAME,…|FILE", requires = "script")]
     requirements: Option<String>,
     /// A dataset of the owner's, at /data/NAME; a folder that comes alone at /data
@@ -111,10 +115,19 @@ pub(crate) async fn run(args: SubmitArgs, context: &Context) -> anyhow::Result<E
         return Ok(ExitCode::Success);
     }
     output.line(&job.id)?;
-    let owner = job.submission.as_ref().map(|submission| submission.owner.to_string());
+    let submission = job.submission.as_ref();
+    let owner = submission.map(|submission| submission.owner.to_string()).unwrap_or_default();
+    let packages = match submission.and_then(|submission| submission.packages.as_ref()) {
+        Some(Packages::Preparing) => {
+            format!(", and the packages of {REQUIREMENTS} are being installed")
+        }
+        Some(Packages::LeftToImage) => {
+            format!("; its image has to have the packages of {REQUIREMENTS}: it is your own")
+        }
+        Some(_) | None => String::new(),
+    };
     output.done(format_args!(
-        "Submitted to {} as {}; it is {}",
-        owner.unwrap_or_default(),
+        "Submitted to {owner} as {}; it is {}{packages}",
         job.username,
         job.state.as_str()
     ));

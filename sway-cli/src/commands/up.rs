@@ -80,6 +80,10 @@ pub(crate) struct UpArgs {
     /// Image of Node.js handlers that name none [default: node]
     #[arg(long, value_name = "NAME[:TAG]")]
     default_node_image: Option<ImageName>,
+    /// Index of Python packages from which the requirements.txt of a submitted job is installed before
+    /// its review; or off [default: `https://pypi.org/simple`]
+    #[arg(long, value_name = "URL|off", value_parser = parse_index)]
+    package_index: Option<String>,
     /// Containers that wait with a started interpreter for jobs of images that are used again and
     /// again, at most 32; or off [default: 8]
     #[arg(long, value_name = "N|off", value_parser = parse_pool)]
@@ -97,6 +101,15 @@ pub(crate) struct UpArgs {
 }
 
 /// Serves until it is told to stop.
+/// What `sway-worker --package-index` takes.
+fn parse_index(text: &str) -> Result<String, String> {
+    let is_address = ["http://", "https://"].iter().any(|scheme| text.starts_with(scheme));
+    match text == "off" || (is_address && text.parse::<url::Url>().is_ok()) {
+        true => Ok(text.to_owned()),
+        false => Err("neither off nor the address of an index".to_owned()),
+    }
+}
+
 #[cfg(target_os = "linux")]
 pub(crate) async fn run(args: UpArgs, context: &Context) -> anyhow::Result<ExitCode> {
     servers::run(args, context).await
@@ -308,6 +321,10 @@ mod servers {
                 image.clone_into(target);
             }
         }
+        if let Some(index) = &args.package_index {
+            // `off` is no address.
+            config.package_index = index.parse().ok();
+        }
         config.keep_runs = args.keep_runs.unwrap_or(config.keep_runs);
         if let (Some(containers), Some(pool)) = (args.pool, config.pool) {
             config.pool = (containers > 0).then_some(PoolBounds { containers, ..pool });
@@ -404,6 +421,10 @@ mod servers {
                 ["--policy", "science", "--default-image", "py:3", "--default-node-image", "js"];
             let told = config(&said);
             assert_eq!(told.policy, Some(Policy::Science));
+            let index = |index: &str| config(&["--package-index", index]).package_index;
+            assert_eq!(index("https://example.org/simple").unwrap().path(), "/simple");
+            assert_eq!(index("off"), None);
+            assert_eq!(plain.package_index.unwrap().host_str(), Some("pypi.org"));
             assert_eq!(told.default_images.any.to_string(), "py:3");
             assert_eq!(told.default_images.node.to_string(), "js");
             assert!(Line::try_parse_from(["up", "--policy", "none"]).is_err());

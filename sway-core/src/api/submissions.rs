@@ -7,7 +7,7 @@ use super::jobs::JobView;
 use crate::audit::{AuditEntry, AuditFault, Head};
 use crate::digest::Digest;
 use crate::job::{DatasetKind, JobSpec, JobState, Limits, LimitsRequest, Network, SpecError};
-use crate::name::{ImageName, UserName};
+use crate::name::{DatasetName, ImageName, UserName};
 
 /// The queue that a submission goes to unless it names one.
 pub const QUEUE: &str = "code-queue";
@@ -105,6 +105,68 @@ pub struct SubmissionView {
     /// When its code, outputs and logs were removed, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cleaned_at: Option<String>,
+    /// What became of its `requirements.txt`; none where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packages: Option<Packages>,
+}
+
+/// The Python packages that a job's `requirements.txt` asks for. They are installed into an image of
+/// the job's own before its owner can approve it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Packages {
+    /// They are being installed: until they are, the job can't be approved.
+    Preparing,
+    /// The job's image has them all.
+    Ready {
+        /// The image that the job was submitted for. The job's own differs where something was
+        /// installed.
+        image: Digest,
+        /// What it lacked, sorted by name.
+        installed: Vec<Package>,
+    },
+    /// Nothing is installed: the image is the submitter's own, and nothing of the submitter's runs
+    /// before it is approved.
+    LeftToImage,
+    /// They can't be installed, and the job has failed.
+    Failed {
+        /// Why, and what to do.
+        reason: String,
+    },
+}
+
+/// A package that was installed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// SHA-256 of its wheel, in hex.
+    pub sha256: String,
+}
+
+impl Packages {
+    /// For a person, in lines. What of it comes from elsewhere is not made safe to show.
+    pub fn told(&self) -> Vec<String> {
+        match self {
+            Self::Preparing => {
+                vec!["are being installed: the job can be approved when they are".to_owned()]
+            }
+            Self::Ready { installed, .. } if installed.is_empty() => {
+                vec!["the image has all that requirements.txt asks for".to_owned()]
+            }
+            Self::Ready { image, installed } => {
+                let all = installed.iter().map(|it| format!("{}=={}", it.name, it.version));
+                all.chain([format!("installed into {image}")]).collect()
+            }
+            Self::LeftToImage => vec![
+                "nothing is installed into a submitter's own image: what it lacks, the job lacks"
+                    .to_owned(),
+            ],
+            Self::Failed { reason } => vec![format!("can't be installed: {reason}")],
+        }
+    }
 }
 
 /// What an owner decided.
@@ -209,6 +271,10 @@ pub struct QueueSettings {
     pub images: Option<Vec<ImageName>>,
     /// Whether jobs may ask for the network.
     pub network: bool,
+    /// The owner's dataset with the wheels that packages are installed from; the worker's index where
+    /// absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wheels: Option<String>,
     /// Most memory, in bytes; the worker's maximum where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_memory_bytes: Option<u64>,
@@ -229,6 +295,7 @@ impl Default for QueueSettings {
             datasets: None,
             images: None,
             network: false,
+            wheels: None,
             max_memory_bytes: None,
             max_cpus_milli: None,
             max_pids: None,
@@ -258,6 +325,11 @@ impl QueueSettings {
         }
         if self.cleanup_completed_after_s > 3_153_600_000 {
             return bad("cleanup_completed_after_s", "at most 3153600000");
+        }
+        let is_own =
+            |name: &String| name.parse::<DatasetName>().is_ok_and(|name| name.user.is_none());
+        if !self.wheels.as_ref().is_none_or(is_own) {
+            return bad("wheels", "the name of one of the owner's datasets");
         }
         Ok(())
     }

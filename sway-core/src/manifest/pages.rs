@@ -85,6 +85,31 @@ mod tests {
     use crate::page_tree::{PageSet, page_root};
 
     #[test]
+    fn an_image_reads_back_as_the_tree_that_it_was_made_of() {
+        let mut content = FileContent::new();
+        content.push_chunk(CutChunk::of(&[7; CHUNK_LEN as usize]));
+        content.push_holes(3);
+        content.push_chunk(CutChunk::of(&[8; PAGE_LEN as usize + 1]));
+        let xattrs = [(b"user.x".to_vec(), b"y".to_vec())].into();
+        let metadata =
+            Metadata { permissions: 0o4750, uid: 3, gid: 4, xattrs, ..Metadata::default() };
+        let mut tree = Tree::new();
+        let file = tree.add(metadata, NodeKind::Regular(content));
+        let link = tree.add(Metadata::default(), NodeKind::Symlink(b"long".to_vec()));
+        let device = tree.add(Metadata::default(), NodeKind::CharDevice(259));
+        let names = [(b"again".to_vec(), file), (b"link".to_vec(), link)].into();
+        let directory = tree.add(Metadata::default(), NodeKind::Directory(names));
+        let root = tree.entries_mut(Tree::ROOT).unwrap();
+        for (name, node) in [("long", file), ("null", device), ("sub", directory)] {
+            root.insert(name.into(), node);
+        }
+        let (manifest, blob) = tree.to_manifest(RunConfig::default()).unwrap();
+        let roots = PageRoots::decode(&manifest, blob.as_deref().unwrap()).unwrap();
+        let again = Tree::of(&manifest, &roots).unwrap();
+        assert_eq!(again.to_manifest(RunConfig::default()).unwrap(), (manifest, blob));
+    }
+
+    #[test]
     fn every_page_of_a_file_is_vouched_for() {
         let long: Vec<u8> = (0..CHUNK_LEN).map(|i| (i >> 12).to_le_bytes()[0]).collect();
         let tail: Vec<u8> = (0..PAGE_LEN * 2 + 9).map(|i| (i >> 9).to_le_bytes()[0]).collect();

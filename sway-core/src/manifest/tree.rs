@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{
-    Body, Entry, Extent, ExtentSource, Ino, Inode, Manifest, NAME_LEN_MAX, RunConfig,
+    Body, Entry, Extent, ExtentSource, Ino, Inode, Manifest, NAME_LEN_MAX, PageRoots, RunConfig,
     SYMLINK_LEN_MAX, Timestamp, Xattr, mode,
 };
 use crate::chunk::{CHUNK_LEN, ChunkRef, CutChunk};
@@ -146,6 +146,63 @@ impl Tree {
     pub fn new() -> Self {
         let metadata = Metadata { permissions: 0o755, ..Metadata::default() };
         Self { nodes: vec![Node { metadata, kind: NodeKind::Directory(BTreeMap::new()) }] }
+    }
+
+    /// The tree of an image that is to be changed; none where its chunks are cut otherwise than they
+    /// are now. `roots` are the image's own.
+    pub fn of(manifest: &Manifest, roots: &PageRoots) -> Option<Self> {
+        if manifest.chunk_len != CHUNK_LEN {
+            return None;
+        }
+        let chunk = |at: u32| {
+            let chunk = manifest.chunks[at as usize];
+            let page_root = if chunk.has_page_root() { Some(roots.root(at)?) } else { None };
+            Some(CutChunk { chunk, page_root })
+        };
+        let mut nodes = Vec::with_capacity(manifest.inode_count());
+        for (ino, inode) in manifest.inodes() {
+            let xattrs = manifest.xattrs(ino).iter();
+            let metadata = Metadata {
+                permissions: inode.mode & mode::PERMISSIONS,
+                uid: inode.uid,
+                gid: inode.gid,
+                mtime: inode.mtime,
+                xattrs: xattrs.map(|it| (it.name.clone(), it.value.clone())).collect(),
+            };
+            let kind = match inode.file_type() {
+                mode::DIRECTORY => {
+                    let entries = manifest.entries(ino).into_iter().flatten();
+                    let node = |ino: Ino| NodeId(ino.index());
+                    NodeKind::Directory(
+                        entries.map(|(name, ino)| (name.to_vec(), node(ino))).collect(),
+                    )
+                }
+                mode::REGULAR => {
+                    let mut content = FileContent::new();
+                    for extent in manifest.extents(ino) {
+                        match extent.source {
+                            ExtentSource::Hole => content.push_holes(extent.count),
+                            ExtentSource::Chunks(first) => {
+                                for at in first..first + extent.count {
+                                    content.push_chunk(chunk(at)?);
+                                }
+                            }
+                        }
+                    }
+                    // A last hole may be shorter than a chunk.
+                    content.size = inode.size();
+                    NodeKind::Regular(content)
+                }
+                mode::SYMLINK => NodeKind::Symlink(manifest.symlink_target(ino)?.to_vec()),
+                mode::CHAR_DEVICE => NodeKind::CharDevice(inode.rdev()),
+                mode::BLOCK_DEVICE => NodeKind::BlockDevice(inode.rdev()),
+                mode::FIFO => NodeKind::Fifo,
+                mode::SOCKET => NodeKind::Socket,
+                _ => return None,
+            };
+            nodes.push(Node { metadata, kind });
+        }
+        Some(Self { nodes })
     }
 
     /// Adds a node that no entry leads to yet.

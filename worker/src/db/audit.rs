@@ -33,6 +33,8 @@ impl Caller {
 pub enum Action {
     /// A job was submitted to an owner.
     Submitted,
+    /// The packages that it asks for are in an image of its own.
+    Prepared,
     /// Its owner said yes.
     Approved,
     /// Its owner said no.
@@ -64,6 +66,7 @@ impl Action {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Submitted => "submitted",
+            Self::Prepared => "prepared",
             Self::Approved => "approved",
             Self::Rejected => "rejected",
             Self::Cancelled => "cancelled",

@@ -57,6 +57,7 @@ impl NewJob {
                 description,
                 tags,
                 findings: _,
+                packages: _,
                 caller: _,
             }) => sha256_of(&(&self.spec, owner, queue, name, description, tags)),
         }

@@ -7,6 +7,7 @@
 
 mod jobs;
 mod submissions;
+mod packages;
 mod runs;
 mod audit;
 mod traces;
@@ -22,6 +23,7 @@ use sway_core::name::UserName;
 
 pub use self::audit::{Action, Caller};
 pub use self::jobs::{Accepted, JobFilter, JobRow, LabelFilter, NewJob, new_id};
+pub use self::packages::PackageBuild;
 pub use self::runs::{NewRun, RunEnd, RunFilter, STORED_OUTPUT_LEN_MAX};
 pub use self::submissions::{ApprovedJob, NewSubmission, OldJob};
 pub use self::traces::KnownTrace;
@@ -39,6 +41,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0008_submissions_and_audit.sql"),
     include_str!("migrations/0009_users_and_tokens.sql"),
     include_str!("migrations/0010_findings.sql"),
+    include_str!("migrations/0011_packages.sql"),
 ];
 
 /// How long to wait for another process that looks into the database.
@@ -134,6 +137,9 @@ pub enum DbError {
         /// How it was to be decided.
         asked: &'static str,
     },
+    /// It can't be approved before its packages are installed.
+    #[error("the packages of job {0} are not installed yet: it can't be approved before")]
+    Preparing(String),
     /// The digest that was reviewed is not the job's.
     #[error("job {0} is not what was reviewed")]
     NotReviewed(String),

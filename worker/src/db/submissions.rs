@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, named_params, params};
 use serde_json::json;
 use sway_core::api::jobs::{DatasetView, JobView};
 use sway_core::api::submissions::{
-    Decided, Decision, PreviousJob, QueueSettings, StateCounts, SubmissionView,
+    Decided, Decision, Packages, PreviousJob, QueueSettings, StateCounts, SubmissionView,
 };
 use sway_core::digest::Digest;
 use sway_core::job::{JobSpec, JobState, Limits};
@@ -34,6 +34,8 @@ pub struct NewSubmission {
     pub tags: Vec<String>,
     /// What the policy objects to in it, counted.
     pub findings: u32,
+    /// What is to become of its `requirements.txt`; none where it has none.
+    pub packages: Option<Packages>,
     /// Who submits it.
     pub caller: Caller,
 }
@@ -58,6 +60,8 @@ pub struct OldJob {
     pub id: String,
     /// Its runs.
     pub runs: Vec<i64>,
+    /// Whether it may have an image of its own.
+    pub has_packages: bool,
 }
 
 /// What a pinned column holds, as bytes; the order is that of the hash.
@@ -80,11 +84,14 @@ const PINNED: [&str; 16] = [
     "submissions.tags",
 ];
 
+/// One more, of jobs that have it: digests of older jobs stay what they were.
+const PINNED_WHERE_SET: &str = "submissions.packages";
+
 /// What a job's row holds of what was submitted.
-struct Pinned {
+pub(super) struct Pinned {
     /// In the order of [`PINNED`].
     values: Vec<Option<Vec<u8>>>,
-    digest: String,
+    pub(super) digest: String,
 }
 
 impl Pinned {
@@ -95,16 +102,20 @@ impl Pinned {
 }
 
 /// The pinned columns of a job's row; none where nobody decides on the job.
-fn pinned(connection: &Connection, id: &str) -> Result<Option<Pinned>, DbError> {
-    let columns = PINNED.map(|column| format!("CAST({column} AS BLOB)")).join(", ");
+pub(super) fn pinned(connection: &Connection, id: &str) -> Result<Option<Pinned>, DbError> {
+    let columns = PINNED.iter().chain([&PINNED_WHERE_SET]);
+    let columns: Vec<_> = columns.map(|column| format!("CAST({column} AS BLOB)")).collect();
+    let columns = columns.join(", ");
     let mut statement = connection.prepare_cached(&format!(
         "SELECT {columns} FROM jobs JOIN submissions ON job_id = jobs.id WHERE jobs.id = ?1"
     ))?;
-    let values = |row: &rusqlite::Row<'_>| (0..PINNED.len()).map(|at| row.get(at)).collect();
+    let values = |row: &rusqlite::Row<'_>| (0..=PINNED.len()).map(|at| row.get(at)).collect();
     let values: Option<Vec<Option<Vec<u8>>>> = statement.query_row([id], values).optional()?;
-    Ok(values.map(|values| {
+    Ok(values.map(|mut values| {
+        let where_set = values.pop().flatten();
         let fields = PINNED.into_iter().zip(values.iter().map(Option::as_deref));
-        let digest = seal("sway job 1", &fields.collect::<Vec<_>>());
+        let more = where_set.as_deref().map(|value| (PINNED_WHERE_SET, Some(value)));
+        let digest = seal("sway job 1", &fields.chain(more).collect::<Vec<_>>());
         Pinned { values, digest }
     }))
 }
@@ -116,8 +127,9 @@ pub(super) fn insert(
     submission: &NewSubmission,
 ) -> Result<(), DbError> {
     connection.execute(
-        "INSERT INTO submissions (job_id, owner, queue, name, description, tags, findings, digest)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, '')",
+        "INSERT INTO submissions
+             (job_id, owner, queue, name, description, tags, findings, packages, digest)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, '')",
         params![
             job_id,
             submission.owner.as_ref(),
@@ -126,6 +138,7 @@ pub(super) fn insert(
             submission.description,
             to_json(&submission.tags),
             submission.findings,
+            submission.packages.as_ref().map(to_json),
         ],
     )?;
     // Of what the table holds now, not of what it was given.
@@ -136,7 +149,7 @@ pub(super) fn insert(
     audit::append(connection, &submission.caller, Action::Submitted, Some(job_id), &detail)
 }
 
-fn no_job(id: &str) -> DbError {
+pub(super) fn no_job(id: &str) -> DbError {
     DbError::NoJob(id.to_owned())
 }
 
@@ -147,7 +160,7 @@ pub(super) fn of_job(
 ) -> Result<Option<Box<SubmissionView>>, DbError> {
     let mut statement = connection.prepare_cached(
         "SELECT owner, queue, name, description, tags, digest, approved, decided_by, decided_at,
-             reason, cleaned_at, findings
+             reason, cleaned_at, findings, packages
          FROM submissions WHERE job_id = ?1",
     )?;
     let mut rows = statement.query([id])?;
@@ -170,6 +183,10 @@ pub(super) fn of_job(
         findings: row.get(11)?,
         decision,
         cleaned_at: row.get(10)?,
+        packages: match row.get(12)? {
+            Some(json) => Some(from_json("packages", json)?),
+            None => None,
+        },
     })))
 }
 
@@ -281,6 +298,13 @@ impl Db {
                     return Err(DbError::Decided { id, was, by, at, asked: word });
                 }
                 None => {}
+            }
+            let is_ready = match &submission.packages {
+                None | Some(Packages::Ready { .. } | Packages::LeftToImage) => true,
+                Some(Packages::Preparing | Packages::Failed { .. }) => false,
+            };
+            if approved && job.state == JobState::Pending && !is_ready {
+                return Err(DbError::Preparing(id));
             }
             if reviewed.is_some_and(|reviewed| reviewed != submission.digest) {
                 return Err(DbError::NotReviewed(id));
@@ -401,7 +425,8 @@ impl Db {
         self.call(move |connection| {
             let default = QueueSettings::default().cleanup_completed_after_s;
             let mut statement = connection.prepare_cached(
-                "SELECT jobs.id FROM submissions JOIN jobs ON jobs.id = job_id
+                "SELECT jobs.id, packages IS NOT NULL
+                 FROM submissions JOIN jobs ON jobs.id = job_id
                      LEFT JOIN queues ON queues.owner = submissions.owner
                  WHERE cleaned_at IS NULL AND ended_at IS NOT NULL
                    AND ended_at <= strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-' || coalesce(
@@ -410,19 +435,19 @@ impl Db {
                  ORDER BY seq LIMIT :limit",
             )?;
             let default = i64::try_from(default).unwrap_or(i64::MAX);
-            let ids = statement
+            let old = statement
                 .query_map(named_params! { ":default": default, ":limit": limit }, |row| {
-                    row.get(0)
+                    Ok((row.get(0)?, row.get(1)?))
                 })?;
-            let ids: Vec<String> = ids.collect::<Result<_, _>>()?;
+            let old: Vec<(String, bool)> = old.collect::<Result<_, _>>()?;
             let mut statement =
                 connection.prepare_cached("SELECT id FROM runs WHERE job_id = ?1")?;
-            let with_runs = |id: String| {
+            let with_runs = |(id, has_packages): (String, bool)| {
                 let runs = statement.query_map([&id], |row| row.get(0))?;
                 let runs = runs.collect::<Result<_, _>>()?;
-                Ok(OldJob { id, runs })
+                Ok(OldJob { id, runs, has_packages })
             };
-            ids.into_iter().map(with_runs).collect()
+            old.into_iter().map(with_runs).collect()
         })
         .await
     }

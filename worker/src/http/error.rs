@@ -93,6 +93,9 @@ fn of_db(message: String, error: &DbError) -> ServerError {
         DbError::NotSubmitted(_) => ServerError::conflict("not_submitted", message),
         DbError::NotOwner { .. } => ServerError::forbidden(message),
         DbError::Decided { .. } => ServerError::conflict("decided", message),
+        DbError::Preparing(_) => {
+            ServerError::conflict("preparing", message).hint("`sway status ID` tells when they are")
+        }
         DbError::NotReviewed(_) => {
             ServerError::conflict("not_reviewed", message).hint("review it again before you decide")
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sway_core::api::jobs::{RunView, Usage};
+use sway_core::api::submissions::Packages;
 use sway_core::job::{JobSpec, JobState};
 use sway_core::name::UserName;
 use tokio::sync::{mpsc, watch};
@@ -39,9 +40,16 @@ pub(super) struct Progress {
     pub run: Option<Box<RunView>>,
     /// It waited when the worker stopped, and waits for the next one.
     pub parked: bool,
+    /// The packages that it asks for are not installed, so that its owner can't approve it.
+    pub preparing: bool,
 }
 
 impl Progress {
+    /// Whether its owner could decide, and has not.
+    pub(super) fn is_undecided(&self) -> bool {
+        self.state == JobState::Pending && !self.preparing
+    }
+
     /// Whether nothing more happens to the job in this process.
     pub(super) fn is_over(&self) -> bool {
         self.parked || self.state.is_final()
@@ -90,7 +98,17 @@ impl Active {
     /// Of a job that is about to be on record.
     pub(super) fn of(job: &NewJob) -> Arc<Self> {
         let owner = job.submission.as_ref().map(|submission| submission.owner.clone());
-        Self::with_owner(job.id.clone(), job.username.clone(), owner, &job.spec, job.state)
+        let packages = job.submission.as_ref().and_then(|submission| submission.packages.as_ref());
+        let active =
+            Self::with_owner(job.id.clone(), job.username.clone(), owner, &job.spec, job.state);
+        active.set_preparing(packages);
+        active
+    }
+
+    /// Notes whether it is not ready to be decided on.
+    pub(super) fn set_preparing(&self, packages: Option<&Packages>) {
+        let preparing = matches!(packages, Some(Packages::Preparing | Packages::Failed { .. }));
+        self.progress.send_modify(|progress| progress.preparing = preparing);
     }
 
     pub(super) fn with_owner(
@@ -106,7 +124,7 @@ impl Active {
         } else {
             (Stdin::None, None)
         };
-        let progress = Progress { state, output: None, run: None, parked: false };
+        let progress = Progress { state, output: None, run: None, parked: false, preparing: false };
         Arc::new(Self {
             id,
             user,
@@ -131,6 +149,11 @@ impl Active {
     /// Whether its owner has not decided.
     pub(super) fn is_pending(&self) -> bool {
         self.progress.borrow().state == JobState::Pending
+    }
+
+    /// Whether its owner could decide, and has not.
+    pub(super) fn is_undecided(&self) -> bool {
+        self.progress.borrow().is_undecided()
     }
 
     /// Waits until its owner has decided; whether it may run.

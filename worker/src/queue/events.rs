@@ -70,11 +70,12 @@ impl Events {
             let decided = |progress: &Progress| {
                 progress.state != JobState::Pending || progress.parked
             };
-            let Ok(passed) = progress.wait_for(decided).await.map(|progress| progress.state) else {
+            let passed = progress.wait_for(decided).await;
+            let Ok((passed, unprepared)) = passed.map(|it| (it.state, it.preparing)) else {
                 return;
             };
             let ended = [JobState::Pending, JobState::Rejected, JobState::Cancelled];
-            if next <= 2 && !(is_submitted && ended.contains(&passed)) {
+            if next <= 2 && !(is_submitted && (unprepared || ended.contains(&passed))) {
                 yield (Some(2), JobEvent::State { state: JobState::Approved });
             }
             let Ok(now) = progress.wait_for(begun).await.map(|progress| progress.clone()) else {

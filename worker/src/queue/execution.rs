@@ -25,8 +25,8 @@ enum Place {
     Taken(Attempt),
     /// With the owner's turn where one decided.
     Free(Result<OwnedSemaphorePermit, AcquireError>, Option<Turn>),
-    /// Its owner said no.
-    Rejected,
+    /// Its owner said no, or its packages can't be installed.
+    Ended,
 }
 
 impl Inner {
@@ -36,7 +36,8 @@ impl Inner {
         let place = async {
             let turn = match &active.owner {
                 None => None,
-                Some(_) if !active.is_approved().await => return Ok(Place::Rejected),
+                Some(owner) if !self.prepare(active, owner).await? => return Ok(Place::Ended),
+                Some(_) if !active.is_approved().await => return Ok(Place::Ended),
                 Some(owner) => {
                     let settings = self.db.queue_settings(owner).await?;
                     Some(self.turns.take(owner, settings.max_concurrent_jobs).await)
@@ -57,7 +58,7 @@ impl Inner {
             place = place => Some(place),
         };
         let ended = match place {
-            Some(Ok(Place::Rejected)) => return,
+            Some(Ok(Place::Ended)) => return,
             Some(Ok(place)) => self.run(active, place, since.elapsed()).await,
             Some(Err(error)) => Err(error),
             None => self.end_waiting(active).await,
@@ -98,7 +99,7 @@ impl Inner {
     ) -> Result<(), QueueError> {
         let begun = Instant::now();
         let (mut attempt, output_bytes, records_trace, _turn) = match place {
-            Place::Rejected => return Ok(()),
+            Place::Ended => return Ok(()),
             // None is begun ahead for a job that records.
             Place::Taken(attempt) => {
                 let job = self.db.job(&active.id, &Scope::All).await?.view;

@@ -80,6 +80,32 @@ impl Images {
         Err(QueueError::NoImage { name: name.clone(), known })
     }
 
+    /// Whether `manifest` is what `name` leads to where it is `owner`'s or the library's.
+    pub async fn is_kept_by(
+        &self,
+        owner: &UserName,
+        name: &ImageName,
+        manifest: Digest,
+    ) -> Result<bool, QueueError> {
+        for keeper in [owner, &UserName::library()] {
+            if name.user.as_ref().is_some_and(|user| user != keeper) {
+                continue;
+            }
+            let found = self.client.refs().get(&name.to_ref(keeper)).await;
+            let found = found
+                .map_err(|source| QueueError::Fileserver { name: name.to_string(), source })?;
+            if found == Some(manifest) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The fileserver.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// What [`Images::resolve`] will most likely find, where that is ready for a run.
     pub fn expected(
         &self,

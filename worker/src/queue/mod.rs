@@ -7,8 +7,9 @@
 //! starts: one that was only being prepared when the worker died runs again at the next start, one
 //! that ran is on record with cause `infrastructure` and does not.
 //!
-//! A job that an owner decides on (`submissions`) waits for the decision first, and then also for
-//! one of the owner's turns. Where every job needs an approval, all are such jobs.
+//! A job that an owner decides on (`submissions`) waits for its packages (`preparation`) and the
+//! decision first, and then also for one of the owner's turns. Where every job needs an approval,
+//! all are such jobs.
 //!
 //! A job goes on as long as somebody follows it, detached ones in any case; 5 s after the last
 //! follower has gone it is cancelled. One that nobody ever followed runs to its end.
@@ -22,6 +23,7 @@ mod execution;
 mod images;
 mod job_outputs;
 mod outputs;
+mod preparation;
 mod recovery;
 mod run_job;
 mod submissions;
@@ -60,6 +62,7 @@ use crate::db::{
     new_id,
 };
 use crate::job::output::OutputLog;
+use crate::packages::PackagesConfig;
 use crate::policy::Policy;
 
 /// When to try again after the queue was full.
@@ -97,6 +100,8 @@ pub struct QueueConfig {
     pub keep_runs: u32,
     /// Bytes of output files of ended runs that are kept.
     pub keep_output_bytes: u64,
+    /// How the packages of submitted jobs are installed.
+    pub packages: PackagesConfig,
     /// How long a job goes on after its last follower has gone.
     pub abandoned_after: Duration,
     /// How long jobs may go on when the worker stops.
@@ -172,6 +177,8 @@ struct Inner {
     outputs: Outputs,
     places: Arc<Semaphore>,
     turns: Turns,
+    /// Those of submitters whose packages are installed.
+    installations: Turns,
     stopping: CancellationToken,
     open: Mutex<HashMap<String, Arc<Active>>>,
     ended: AtomicU32,
@@ -198,6 +205,7 @@ impl Queue {
             tasks,
             places,
             turns: Turns::default(),
+            installations: Turns::default(),
             stopping: CancellationToken::new(),
             open: Mutex::default(),
             ended: AtomicU32::new(0),
@@ -207,7 +215,10 @@ impl Queue {
         queue.0.prune().await?;
         for id in queue.0.db.waiting_jobs().await? {
             let job = queue.0.db.job(&id, &Scope::All).await?.view;
-            let owner = job.submission.map(|submission| submission.owner);
+            let (owner, packages) = match job.submission {
+                Some(submission) => (Some(submission.owner), submission.packages),
+                None => (None, None),
+            };
             if owner.is_none() && job.state == JobState::Pending {
                 tracing::error!(job.id = id, "nobody can decide on the job any more");
                 continue;
@@ -219,7 +230,9 @@ impl Queue {
                 Err(DbError::Row { .. }) if owner.is_some() => unreadable(),
                 Err(error) => return Err(error.into()),
             };
-            queue.start(Active::with_owner(id, job.username, owner, &spec, job.state), None);
+            let active = Active::with_owner(id, job.username, owner, &spec, job.state);
+            active.set_preparing(packages.as_ref());
+            queue.start(active, None);
         }
         let inner = Arc::clone(&queue.0);
         queue.0.tasks.spawn("clean up", async move { inner.keep_clean().await });

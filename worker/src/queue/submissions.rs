@@ -18,6 +18,7 @@ use sway_server::guard::Identity;
 use tokio::sync::oneshot;
 
 use super::active::{Active, Progress};
+use super::preparation::planned;
 use super::{Inner, Queue, QueueError, RETRY_AFTER, held_to, is_key};
 use crate::db::{Caller, NewJob, NewSubmission, Scope, new_id};
 use crate::policy::Policy;
@@ -73,8 +74,10 @@ impl Queue {
         let manifest = images.resolve(user, false, &image, &key).await?;
         settings.allows(&owner, &spec, &image, manifest)?;
         let datasets = images.datasets(user, false, &spec.datasets).await?;
+        let packages = planned(&images, user, &owner, &spec, &image, manifest).await?;
         let (findings, spec) = counted(spec).await?;
-        let submission = NewSubmission { owner, queue, name, description, tags, findings, caller };
+        let submission =
+            NewSubmission { owner, queue, name, description, tags, findings, packages, caller };
         let job = NewJob {
             id: new_id(),
             username: user.clone(),
@@ -256,17 +259,17 @@ impl Queue {
         Ok(self.0.db.verify_audit(noted).await?)
     }
 
-    /// Waits until every job that needs no decision has ended, and cleans up.
+    /// Waits until every job has ended but those that wait for a decision, and cleans up.
     pub async fn finish(&self) -> Result<(), QueueError> {
         loop {
             let next = {
                 let open = self.0.lock();
-                let undecided = |active: &Active| active.is_pending();
-                open.values().find(|active| !undecided(active)).cloned()
+                open.values().find(|active| !active.is_undecided()).cloned()
             };
             let Some(active) = next else { break };
             let mut progress = active.progress.subscribe();
-            let over = progress.wait_for(Progress::is_over).await;
+            let is_done = |progress: &Progress| progress.is_over() || progress.is_undecided();
+            let over = progress.wait_for(is_done).await;
             if over.is_ok_and(|progress| progress.parked) {
                 return Err(QueueError::Stopping);
             }
@@ -317,6 +320,9 @@ impl Inner {
             for job in old {
                 // The files first: a worker that dies here comes back to them.
                 self.outputs.remove(job.runs).await.map_err(QueueError::Outputs)?;
+                if job.has_packages {
+                    self.forget_image(&job.id).await?;
+                }
                 self.db.clean_job(&job.id).await?;
                 tracing::info!(job.id = job.id, "job cleaned up");
             }
@@ -351,6 +357,8 @@ pub(super) async fn for_approval(
         description: String::new(),
         tags: Vec::new(),
         findings,
+        // Packages are installed for jobs that are submitted to an owner by name.
+        packages: None,
         caller,
     };
     Ok((submission, spec))

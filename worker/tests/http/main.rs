@@ -13,6 +13,7 @@ mod logs;
 mod matrix;
 mod openapi;
 mod outputs;
+mod packages;
 mod pages;
 mod passes;
 mod restart;

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
+use serde_json::json;
 use sway_client::refs::Expect;
 use sway_client::{Client, ClientConfig};
 use sway_core::api::jobs::{JobEvent, JobView, OutputStream, TraceUse, Usage};
 use sway_core::digest::Digest;
 use sway_core::job::{Cause, JobFile, JobSpec, Program};
+use sway_core::manifest::{Metadata, NodeKind, RunConfig, Tree};
 use sway_server::pass::{PassKey, PublicKey};
 use sway_server::token::Token;
 use sway_worker::account::CacheFigures;
@@ -187,7 +189,15 @@ impl Request {
     }
 }
 
-/// A fileserver with `scipy`, `science` and `node` in the library, `own` of ada, `secret` of bob.
+/// The image `python`: the only one here that is more than a name.
+pub(crate) fn python() -> Vec<u8> {
+    let mut tree = Tree::new();
+    let usr = tree.add(Metadata::default(), NodeKind::Directory(Default::default()));
+    tree.entries_mut(Tree::ROOT).unwrap().insert(b"usr".to_vec(), usr);
+    tree.to_manifest(RunConfig::default()).unwrap().0.encode().unwrap()
+}
+
+/// A fileserver with `scipy`, `science` and `node` in the library, `python` of alice, `own` of ada, `secret` of bob.
 async fn fileserver(worker: PublicKey, shutdown: CancellationToken) -> SocketAddr {
     let token = Token::parse(TOKEN).unwrap();
     let data = tempfile::tempdir().unwrap();
@@ -203,6 +213,9 @@ async fn fileserver(worker: PublicKey, shutdown: CancellationToken) -> SocketAdd
     let mut config = ClientConfig::new(format!("http://{addr}").parse().unwrap());
     config.token = Some(TOKEN.to_owned());
     let client = Client::new(&config).unwrap();
+    let python = client.blobs().put(&python()).await.unwrap();
+    let name = "images/alice/python:latest".parse().unwrap();
+    client.refs().put(&name, python, Expect::Any).await.unwrap();
     for (name, content) in [
         ("images/library/scipy:latest", "scipy"),
         ("images/library/science:latest", "science"),
@@ -277,6 +290,9 @@ pub(crate) fn database(data: &Path) -> rusqlite::Connection {
 /// `fail TEXT…` writes to stderr and exits with 1; `answer RESULT` and `answer error` end as a
 /// handler does; `too CAUSE` ends with that cause; `broken` fails as the infrastructure does.
 /// `broken` fails as the infrastructure does; `leave PATH TEXT…` leaves files in `/output`.
+///
+/// What installs packages is a play of their names: `gated` waits for a file `gate` in the worker's
+/// data, `once` is installed but once, `there` is there already, `source-only` has no wheel.
 #[derive(Debug)]
 pub(crate) struct Actor;
 
@@ -297,6 +313,10 @@ async fn play(order: RunOrder) -> RunOutcome {
         // Scripts, folders and handlers are plays of one line.
         Program::Script { file } => line(file),
         Program::Handler(handler) => line(handler.module_file().unwrap()),
+        Program::Folder { files, entry } if entry == "install.py" => {
+            let asked = files.iter().find(|file| file.path == "requirements.txt").unwrap();
+            [vec!["install".to_owned()], line(asked)].concat()
+        }
         Program::Folder { files, entry } => {
             line(files.iter().find(|file| file.path == *entry).unwrap())
         }
@@ -367,6 +387,38 @@ async fn play(order: RunOrder) -> RunOutcome {
             outcome.answer = Some(sway_core::handler::Answer { result, error, duration_ms: 7 });
         }
         "too" => outcome.cause = Cause::from_name(argv[1]).unwrap(),
+        "install" => {
+            let data = go.archive.ancestors().nth(3).unwrap();
+            let mut installed = Vec::new();
+            for package in &argv[1..] {
+                match *package {
+                    "gated" => {
+                        while !data.join("gate").exists() {
+                            let soon = tokio::time::sleep(Duration::from_millis(5));
+                            if order.cancel.run_until_cancelled(soon).await.is_none() {
+                                outcome.cause = Cause::Cancelled;
+                                return outcome;
+                            }
+                        }
+                    }
+                    "once" => drop(std::fs::File::create_new(data.join("once")).unwrap()),
+                    "source-only" => {
+                        go.output.append(OutputStream::Stderr, b"ERROR: no wheel").unwrap();
+                        write(br#"{"error": "source-only has to be built from source"}"#);
+                        outcome.exit_code = Some(1);
+                        return outcome;
+                    }
+                    "there" => continue,
+                    _ => {}
+                }
+                installed.push(json!({"name": package, "version": "1.0", "sha256": "00"}));
+            }
+            let files: Vec<String> =
+                argv[1..].iter().map(|package| format!("usr/{package}.py")).collect();
+            let files: Vec<&str> = files.iter().flat_map(|path| [path.as_str(), "x = 1"]).collect();
+            outcome.packed = Some(leave(&go.archive, &files));
+            write(json!({ "installed": installed }).to_string().as_bytes());
+        }
         "leave" => outcome.packed = Some(leave(&go.archive, &argv[1..])),
         "broken" => {
             outcome.cause = Cause::Infrastructure;

@@ -15,6 +15,7 @@ mod pool;
 mod mount;
 mod mount_fixture;
 mod mount_random;
+mod packages;
 mod predict;
 mod sandbox;
 mod start;

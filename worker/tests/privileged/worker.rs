@@ -22,7 +22,7 @@ use crate::mount_fixture::{Store, export, mounted_below};
 /// Longer than anything takes, even on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-const TOKEN: &str = "test-token";
+pub(crate) const TOKEN: &str = "test-token";
 
 /// A worker process and its fileserver; both end with it.
 pub(crate) struct Site {
@@ -84,6 +84,10 @@ impl Site {
 
     pub(crate) fn fileserver_url(&self) -> String {
         format!("http://{}", self.fileserver.addr)
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     pub(crate) fn worker_dir(&self) -> PathBuf {

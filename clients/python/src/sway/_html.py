@@ -61,6 +61,8 @@ def card(job: SubmittedJob) -> str:
     if job.decision is not None:
         facts.append(("decided", f"by {job.decision.by} at {moment(job.decision.at)}"))
         facts.append(("reason", job.decision.reason))
+    if job.packages:
+        facts.append(("packages", ", ".join(job.packages)))
     if job.message:
         facts.append(("note", job.message))
     description = f'<p style="{_PRE}">{text(job.description)}</p>' if job.description else ""

@@ -263,7 +263,7 @@ class Queue:
             name: See there.
             description: See there.
             requirements: Packages that it needs, which go along as ``requirements.txt``: a list,
-                or the text of such a file.
+                or the text of such a file. They are installed before the owner can approve.
             tags: See there.
             data: See there.
             args: See there.

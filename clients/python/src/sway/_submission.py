@@ -55,6 +55,7 @@ class SubmittedJob(Displayed, Job):
         owner: Who decides on it.
         queue_name: The owner's queue that it is in.
         digest: SHA-256 over all that was submitted.
+        packages: What became of its ``requirements.txt``, in lines; empty where it has none.
         decision: What the owner decided; none while it is pending.
         state: Where it stood; `status` asks anew.
         message: Why it was not started, or what to know of its end; mostly none.
@@ -75,6 +76,7 @@ class SubmittedJob(Displayed, Job):
         self.owner: str = submission["owner"]
         self.queue_name: str = submission["queue"]
         self.digest: str = submission["digest"]
+        self.packages = _packages(submission.get("packages"))
         self.state: str = told["state"]
         self.message: str | None = (told.get("run") or {}).get("message")
         self.decision = None if decision is None else _decision(decision)
@@ -339,6 +341,22 @@ def _files(spec: Mapping[str, Any] | None) -> list[SubmittedFile]:
         raise ProtocolError(f"a job's file is not understood: {error}") from error
 
 
+def _packages(told: Mapping[str, Any] | None) -> list[str]:
+    if told is None:
+        return []
+    state = told["state"]
+    if state == "preparing":
+        return ["are being installed: the job can be approved when they are"]
+    if state == "ready":
+        if not told["installed"]:
+            return ["the image has all that requirements.txt asks for"]
+        installed = [f"{it['name']}=={it['version']}" for it in told["installed"]]
+        return [*installed, f"installed into {told['image']}"]
+    if state == "left_to_image":
+        return ["nothing is installed into a submitter's own image: what it lacks, the job lacks"]
+    return [f"can't be installed: {told.get('reason', state)}"]
+
+
 def _asks(job: Mapping[str, Any], spec: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     limits = job["limits"]
     asks = [
@@ -350,6 +368,8 @@ def _asks(job: Mapping[str, Any], spec: Mapping[str, Any] | None) -> list[tuple[
         ),
         ("network", job["network"]),
     ]
+    submission = job.get("submission") or {}
+    asks += [("packages", text) for text in _packages(submission.get("packages"))]
     for data in job.get("datasets", ()):
         place = f"/data/{data['name']}" if data.get("name") else "/data"
         asks.append(("dataset", f"{data['dataset']}@{data['manifest']} at {place}"))

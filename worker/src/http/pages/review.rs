@@ -13,7 +13,7 @@ use maud::{Markup, html};
 use similar::{ChangeTag, TextDiff};
 use sway_core::access::Scope::Approve;
 use sway_core::api::jobs::JobView;
-use sway_core::api::submissions::{Finding, PreviousJob, Review};
+use sway_core::api::submissions::{Finding, Packages, PreviousJob, Review};
 use sway_core::digest::Digest;
 use sway_core::job::{JobFile, JobSpec, JobState};
 use sway_core::review::asks;
@@ -68,7 +68,9 @@ impl Room {
 pub(super) fn body(review: &Review, reader: &Identity) -> Markup {
     let job = &review.job;
     let Some(submission) = &job.submission else { return html! {} };
+    let is_preparing = submission.packages == Some(Packages::Preparing);
     let decides = job.state == JobState::Pending
+        && !is_preparing
         && reader.may(Approve)
         && (reader.is_operator() || submission.owner == reader.user);
     let (mut for_files, mut for_changes) = (Room::WHOLE, Room::WHOLE);
@@ -114,7 +116,10 @@ pub(super) fn body(review: &Review, reader: &Identity) -> Markup {
                             (decision(reader, Some(job)))
                         } @else {
                             section .panel { h2 { "Decision" } p .hint {
-                                @if job.state == JobState::Pending { "Waits for " (exact(submission.owner.as_ref())) "." }
+                                @if job.state == JobState::Pending && is_preparing {
+                                    "Its packages are being installed: it can be decided on when they are."
+                                } @else if job.state == JobState::Pending { "Waits for " (exact(submission.owner.as_ref())) "." }
+                                @else if job.state == JobState::Failed { "Nobody decided: it failed before." }
                                 @else { "Nobody decided: it was cancelled." }
                             } }
                         }

@@ -5,7 +5,7 @@
 use maud::{Markup, html};
 use serde::Deserialize;
 use sway_core::api::jobs::{JobList, JobView};
-use sway_core::api::submissions::{Decision, SubmissionView};
+use sway_core::api::submissions::{Decision, Packages, SubmissionView};
 use sway_core::job::JobState;
 use sway_core::name::UserName;
 use sway_server::error::ServerError;
@@ -181,6 +181,9 @@ fn entry(side: Side, job: &JobView) -> Markup {
                 div .head {
                     a .title href={ "/job/" (job.id) } { (exact(&submission.name)) }
                     (badge(job.state))
+                    @if job.state == JobState::Pending && submission.packages == Some(Packages::Preparing) {
+                        " " span .faint { "its packages are being installed" }
+                    }
                 }
                 p .about {
                     (exact(job.username.as_ref())) " to " (exact(submission.owner.as_ref()))
