@@ -14,7 +14,7 @@
 //!                                   /rootfs    the overlay: the worker alone walks here
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::AsFd as _;
@@ -86,6 +86,8 @@ pub(crate) struct Overlay {
     resting: BTreeMap<Names, bool>,
     /// What the job brought, in order.
     brought: Vec<(Names, bool)>,
+    /// Directories of the image to which this job or earlier ones gave other owners or permissions.
+    changed: BTreeSet<Names>,
 }
 
 impl Overlay {
@@ -106,6 +108,7 @@ impl Overlay {
             own: dir.join(format!("overlay-{number}.own")),
             resting: skeleton.resting(),
             brought: Vec::new(),
+            changed: BTreeSet::new(),
         };
         overlay.lay(range, skeleton).map_err(step("mount the job's overlay"))?;
         Ok(overlay)
@@ -166,7 +169,8 @@ impl Overlay {
     /// Writes a job's own files. Blocks.
     pub(crate) fn furnish(&mut self, skeleton: &Skeleton<'_>) -> io::Result<()> {
         let writable = self.writable();
-        skeleton.furnish(&writable, &self.ids, &mut self.resting, &mut self.brought)
+        let Self { ids, resting, brought, changed, .. } = self;
+        skeleton.furnish(&writable, ids, resting, brought, changed)
     }
 
     /// Removes what the job brought. False where something of it, or anything else, is left.

@@ -4,7 +4,7 @@
 //! too, takes over the image's mode, owner and time, because in an overlay the uppermost directory
 //! decides what the merged one looks like. Planning is pure; [`Skeleton::write`] carries it out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -239,19 +239,21 @@ impl<'a> Skeleton<'a> {
 
     /// Brings an overlay, mounted at `at`, from what every job has to what this one has; files of
     /// [`Skeleton::hiding`] are left out. Notes in `brought` what is to be removed afterwards,
-    /// also when it fails, and in `resting` directories that are copied up for good. Blocks.
+    /// also when it fails, in `resting` directories that are copied up for good, and in `changed`
+    /// those of them that may look otherwise than in the image. Blocks.
     pub(crate) fn furnish(
         &self,
         at: &Path,
         ids: &IdMaps,
         resting: &mut BTreeMap<Names, bool>,
         brought: &mut Vec<(Names, bool)>,
+        changed: &mut BTreeSet<Names>,
     ) -> io::Result<()> {
         for (names, entry) in &self.entries {
             let path = host_path(at, names);
             if let (true, Kind::File(content)) = (entry.common, &entry.kind) {
                 fs_err::write(&path, content)?;
-                entry.dress(&path, ids)?;
+                entry.renew(&path)?;
             } else if !entry.common && self.in_image(names).is_none() {
                 brought.push((names.clone(), entry.is_directory()));
                 if let Err(error) = entry.make(&path) {
@@ -261,21 +263,28 @@ impl<'a> Skeleton<'a> {
             } else if !entry.common && entry.is_directory() {
                 // Changing it below copies it up, with all that lead to it.
                 resting.insert(names.clone(), true);
+                changed.insert(names.clone());
             }
         }
-        // Backwards: making an entry changes its directory's times. Those of directories that
-        // only earlier jobs changed are renewed, too: they would tell when.
-        for names in resting.keys().rev().chain(self.entries.keys().rev()) {
+        // Backwards: making an entry changes its directory's times. Those of all others are renewed,
+        // too: they would tell when earlier jobs came. Owners and permissions stay.
+        let new = self.entries.keys().filter(|names| !resting.contains_key(*names));
+        for names in resting.keys().rev().chain(new.rev()) {
             let path = host_path(at, names);
+            let is_as_it_was = resting.contains_key(names) && !changed.contains(names);
+            let give = |entry: &Entry| match is_as_it_was {
+                true => entry.renew(&path),
+                false => entry.dress(&path, ids),
+            };
             match self.entries.get(names) {
                 Some(entry) if entry.is_directory() || self.in_image(names).is_none() => {
-                    entry.dress(&path, ids)?;
+                    give(entry)?;
                 }
                 Some(_) => {}
                 None => {
                     let ino = self.in_image(names).and_then(|ino| self.manifest.inode(ino));
                     if let Some(inode) = ino {
-                        directory_like(inode).dress(&path, ids)?;
+                        give(&directory_like(inode))?;
                     }
                 }
             }
@@ -328,6 +337,11 @@ impl Entry {
         let gid = ids.gids.outside(self.gid).ok_or_else(unmapped)?;
         nix::unistd::chown(path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
         rustix::fs::chmod(path, Mode::from_raw_mode(self.permissions))?;
+        self.renew(path)
+    }
+
+    /// Gives it its time.
+    fn renew(&self, path: &Path) -> io::Result<()> {
         let time = match self.mtime {
             Some(Timestamp { seconds, nanoseconds }) => {
                 TimeSpec::new(seconds, i64::from(nanoseconds))
