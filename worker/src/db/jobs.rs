@@ -277,7 +277,8 @@ impl Db {
         let json: Option<Vec<u8>> = self
             .call(move |connection| {
                 let query = "SELECT spec FROM jobs WHERE id = ?1";
-                Ok(connection.query_row(query, [&id], |row| row.get(0)).optional()?.flatten())
+                let mut statement = connection.prepare_cached(query)?;
+                Ok(statement.query_row([&id], |row| row.get(0)).optional()?.flatten())
             })
             .await?;
         json.map(|json| {
@@ -357,7 +358,8 @@ pub(super) fn move_job(
 /// owner may want to compare the next one with it.
 pub(super) fn set_state(connection: &Connection, id: &str, next: JobState) -> Result<(), DbError> {
     let query = "SELECT state FROM jobs WHERE id = ?1";
-    let state: Option<String> = connection.query_row(query, [id], |row| row.get(0)).optional()?;
+    let mut statement = connection.prepare_cached(query)?;
+    let state: Option<String> = statement.query_row([id], |row| row.get(0)).optional()?;
     let state = state_of(state.ok_or_else(|| DbError::NoJob(id.to_owned()))?)?;
     if !state.may_become(next) {
         return Err(DbError::IllegalMove {
@@ -366,14 +368,14 @@ pub(super) fn set_state(connection: &Connection, id: &str, next: JobState) -> Re
             to: next.as_str(),
         });
     }
-    connection.execute("UPDATE jobs SET state = ?2 WHERE id = ?1", params![id, next.as_str()])?;
     if next.is_final() {
-        connection.execute(
-            "UPDATE jobs SET ended_at = ?2, spec = CASE WHEN EXISTS (
-                 SELECT 1 FROM submissions WHERE job_id = jobs.id) THEN spec END
-             WHERE id = ?1",
-            params![id, now()],
-        )?;
+        let end = "UPDATE jobs SET state = ?2, ended_at = ?3, spec = CASE WHEN EXISTS (
+                SELECT 1 FROM submissions WHERE job_id = jobs.id) THEN spec END
+            WHERE id = ?1";
+        connection.prepare_cached(end)?.execute(params![id, next.as_str(), now()])?;
+    } else {
+        let set = "UPDATE jobs SET state = ?2 WHERE id = ?1";
+        connection.prepare_cached(set)?.execute(params![id, next.as_str()])?;
     }
     Ok(())
 }

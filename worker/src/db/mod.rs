@@ -47,6 +47,9 @@ const MIGRATIONS: &[&str] = &[
 /// How long to wait for another process that looks into the database.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Prepared statements that are kept: more than there are of those that jobs use again and again.
+const STATEMENTS_KEPT: usize = 128;
+
 /// What can go wrong with the record.
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
@@ -184,6 +187,7 @@ impl Db {
             .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
             .map_err(open_error)?;
         migrate(&mut connection, path)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
         Ok(Self { connection: Arc::new(Mutex::new(connection)) })
     }
 

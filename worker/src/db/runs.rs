@@ -179,13 +179,14 @@ impl Db {
     pub async fn begin_run(&self, run: NewRun) -> Result<i64, DbError> {
         self.call(move |connection| {
             let connection = Unsynced::new(connection)?;
-            let added = connection.0.execute(
+            let mut statement = connection.0.prepare_cached(
                 "INSERT INTO runs (job_id, filename, username, image, manifest, network, limits,
                      started_at, queued_ms, records_trace)
                  SELECT id, filename, username, image, manifest, network, limits, ?2, ?3, ?4
                  FROM jobs WHERE id = ?1",
-                params![run.job_id, now(), run.queued_ms, run.records_trace],
             )?;
+            let added =
+                statement.execute(params![run.job_id, now(), run.queued_ms, run.records_trace])?;
             match added {
                 0 => Err(DbError::NoJob(run.job_id)),
                 _ => Ok(connection.0.last_insert_rowid()),
@@ -198,7 +199,7 @@ impl Db {
     pub async fn note_start(&self, run_id: i64) -> Result<(), DbError> {
         self.call(move |connection| {
             let query = "UPDATE runs SET started_at = ?2 WHERE id = ?1";
-            connection.execute(query, params![run_id, now()])?;
+            connection.prepare_cached(query)?.execute(params![run_id, now()])?;
             Ok(())
         })
         .await
@@ -210,10 +211,10 @@ impl Db {
         self.call(move |connection| {
             let transaction = connection.transaction()?;
             let query = "SELECT job_id FROM runs WHERE id = ?1";
-            let job: String = transaction.query_row(query, [run_id], |row| row.get(0))?;
+            let job: String =
+                transaction.prepare_cached(query)?.query_row([run_id], |row| row.get(0))?;
             let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-            transaction.execute(
-                "UPDATE runs SET cause = :cause, exit_code = :exit_code, message = :message,
+            let end_of_row = "UPDATE runs SET cause = :cause, exit_code = :exit_code, message = :message,
                      started_at = coalesce(:started_at, started_at), duration_ms = :duration_ms,
                      stdout = :stdout, stderr = :stderr,
                      stdout_truncated = :stdout_truncated, stderr_truncated = :stderr_truncated,
@@ -226,7 +227,8 @@ impl Db {
                      memory_peak_bytes = :memory_peak, cpu_ms = :cpu_ms,
                      cpus_peak_milli = :cpus_peak, answer = :answer, mount_ms = :mount_ms,
                      start_ms = :start_ms, first_output_ms = :first_output_ms, pooled = :pooled
-                 WHERE id = :id",
+                 WHERE id = :id";
+            transaction.prepare_cached(end_of_row)?.execute(
                 named_params! {
                     ":id": run_id,
                     ":cause": end.cause.as_str(),
@@ -298,8 +300,7 @@ impl Db {
                 Err(DbError::NoJob(_)) => return Err(no_run()),
                 other => other?,
             };
-            let query = "SELECT max(id) FROM runs WHERE job_id = ?1";
-            let id: Option<i64> = connection.query_row(query, [job], |row| row.get(0))?;
+            let id = latest_id(connection, &job)?;
             let run = id.map(|id| run_of_id(connection, id, output_len)).transpose()?.flatten();
             run.ok_or_else(no_run)
         })
@@ -442,9 +443,13 @@ pub(super) fn latest_of_job(
     connection: &Connection,
     job_id: &str,
 ) -> Result<Option<RunView>, DbError> {
-    let query = "SELECT max(id) FROM runs WHERE job_id = ?1";
-    let id: Option<i64> = connection.query_row(query, [job_id], |row| row.get(0))?;
+    let id = latest_id(connection, job_id)?;
     id.map(|id| run_of_id(connection, id, 0)).transpose().map(Option::flatten)
+}
+
+fn latest_id(connection: &Connection, job_id: &str) -> Result<Option<i64>, DbError> {
+    let query = "SELECT max(id) FROM runs WHERE job_id = ?1";
+    Ok(connection.prepare_cached(query)?.query_row([job_id], |row| row.get(0))?)
 }
 
 fn run_of_id(
