@@ -208,24 +208,43 @@ impl OutputLog {
 
     /// The bytes of one stream so far, at most `max` of them.
     pub async fn read_all(&self, stream: OutputStream, max: u64) -> io::Result<Vec<u8>> {
+        Ok(match stream {
+            OutputStream::Stdout => self.beginnings(max, 0).await?.0,
+            OutputStream::Stderr => self.beginnings(0, max).await?.1,
+        })
+    }
+
+    /// The bytes of standard output and of standard error so far, at most so many of them.
+    pub async fn beginnings(
+        &self,
+        stdout_max: u64,
+        stderr_max: u64,
+    ) -> io::Result<(Vec<u8>, Vec<u8>)> {
         let file = Arc::clone(&self.file);
         let len = self.published.borrow().len;
-        let max = usize::try_from(max).unwrap_or(usize::MAX);
+        if len == 0 {
+            return Ok(Default::default());
+        }
+        let max = [stdout_max, stderr_max].map(|max| usize::try_from(max).unwrap_or(usize::MAX));
         blocking(move || {
-            let mut all = Vec::new();
+            let mut streams = [Vec::new(), Vec::new()];
             let mut position = Position::default();
-            while all.len() < max {
+            while streams.iter().zip(max).any(|(bytes, max)| bytes.len() < max) {
                 let (frames, next) = read_frames(&file, position, len)?;
                 if frames.is_empty() {
                     break;
                 }
                 position = next;
-                for frame in frames.iter().filter(|frame| frame.stream == stream) {
-                    let room = max - all.len();
-                    all.extend_from_slice(&frame.bytes[..frame.bytes.len().min(room)]);
+                for frame in &frames {
+                    let at = match frame.stream {
+                        OutputStream::Stdout => 0,
+                        OutputStream::Stderr => 1,
+                    };
+                    let room = max[at] - streams[at].len();
+                    streams[at].extend_from_slice(&frame.bytes[..frame.bytes.len().min(room)]);
                 }
             }
-            Ok(all)
+            Ok(streams.into())
         })
         .await
     }
@@ -360,6 +379,8 @@ mod tests {
         assert_eq!(log.read_all(OUT, 100).await.unwrap(), b"abcde");
         assert_eq!(log.read_all(OUT, 2).await.unwrap(), b"ab");
         assert_eq!(log.read_all(ERR, 100).await.unwrap(), b"12345sway: a note\n");
+        let both = log.beginnings(2, 100).await.unwrap();
+        assert_eq!(both, (b"ab".to_vec(), b"12345sway: a note\n".to_vec()));
         let frames = Arc::clone(&log).follow(0).collect::<Vec<_>>().await;
         assert_eq!(frames.iter().filter(|frame| frame.cut).count(), 1);
     }

@@ -21,6 +21,8 @@ use crate::job::{Go, RunOutcome};
 pub(super) struct Attempt {
     /// The image that it was made for.
     pub(super) manifest: Digest,
+    /// What it may write to each of its outputs.
+    pub(super) output_bytes: u64,
     ready: oneshot::Receiver<()>,
     go: oneshot::Sender<Go>,
     started: oneshot::Receiver<()>,
@@ -70,7 +72,8 @@ impl Inner {
             // Nobody waits for one that was refused.
             let _ = tell.send(outcome);
         });
-        Attempt { manifest, ready, go, started, outcome }
+        let output_bytes = limits.output_bytes;
+        Attempt { manifest, output_bytes, ready, go, started, outcome }
     }
 }
 

@@ -102,8 +102,8 @@ impl Inner {
             Place::Ended => return Ok(()),
             // None is begun ahead for a job that records.
             Place::Taken(attempt) => {
-                let job = self.db.job(&active.id, &Scope::All).await?.view;
-                (attempt, job.limits.output_bytes, false, None)
+                let output_bytes = attempt.output_bytes;
+                (attempt, output_bytes, false, None)
             }
             Place::Free(place, turn) => {
                 let place = place.map_err(|_| QueueError::Stopping)?;

@@ -37,7 +37,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use sway_core::api::jobs::{ImageView, JobList, JobView, OutputStream, RunList, RunView};
+use sway_core::api::jobs::{ImageView, JobList, JobView, RunList, RunView};
 use sway_core::handler::{Handler, Runtime};
 use sway_core::job::{JobSpec, JobState, LimitError, Limits, OutputLimits, Program};
 use sway_core::name::{ImageName, UserName};
@@ -457,6 +457,11 @@ impl Queue {
 
     /// Waits for a job's end, as a follower.
     pub async fn wait(&self, id: &str, scope: &Scope) -> Result<JobView, QueueError> {
+        self.wait_until_over(id).await?;
+        self.job(id, scope).await
+    }
+
+    async fn wait_until_over(&self, id: &str) -> Result<(), QueueError> {
         if let Some(active) = self.0.active(id) {
             let _follower = active.follow();
             let mut progress = active.progress.subscribe();
@@ -465,7 +470,20 @@ impl Queue {
                 return Err(QueueError::Stopping);
             }
         }
-        self.job(id, scope).await
+        Ok(())
+    }
+
+    /// Waits for a job's end, as a follower; its run, or the state in which it ended without one.
+    pub async fn ended(
+        &self,
+        id: &str,
+        scope: &Scope,
+    ) -> Result<Result<FoundRun, JobState>, QueueError> {
+        self.wait_until_over(id).await?;
+        match self.run(id, scope).await {
+            Err(QueueError::Db(DbError::NoRun(_))) => Ok(Err(self.job(id, scope).await?.state)),
+            found => found.map(Ok),
+        }
     }
 
     /// Where to send a job's standard input; it ends when the sender is dropped.
@@ -618,10 +636,8 @@ async fn read_output(
     max: u64,
     run_id: i64,
 ) -> Result<(Vec<u8>, Vec<u8>), QueueError> {
-    let failed = |source| QueueError::Output { run: run_id, source };
-    let stdout = output.read_all(OutputStream::Stdout, max).await.map_err(failed)?;
-    let stderr = output.read_all(OutputStream::Stderr, max).await.map_err(failed)?;
-    Ok((stdout, stderr))
+    let both = output.beginnings(max, max).await;
+    both.map_err(|source| QueueError::Output { run: run_id, source })
 }
 
 fn is_key(key: &str) -> bool {

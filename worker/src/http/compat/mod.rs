@@ -119,12 +119,10 @@ async fn ended(
         return Ok(Ended::Pending(Box::new(job)));
     }
     let scope = scope(identity, false)?;
-    let job = app.queue.wait(&job.id, &scope).await?;
-    let Some(run) = &job.run else {
-        return Ok(Ended::Never(job.state.as_str().to_owned()));
-    };
-    let run = app.queue.run(&run.id.to_string(), &scope).await?;
-    Ok(Ended::Run(Box::new(run)))
+    Ok(match app.queue.ended(&job.id, &scope).await? {
+        Ok(run) => Ended::Run(Box::new(run)),
+        Err(state) => Ended::Never(state.as_str().to_owned()),
+    })
 }
 
 /// The answer that `shape` makes of a run, its outputs whole.
