@@ -24,6 +24,10 @@ const COMMAND_DEADLINE: Duration = Duration::from_secs(30);
 /// Where runc finds programs, and we find it.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// What Go's runtime is told: runc lives for some milliseconds, in which threads for more cores take
+/// more than they give. The container gets none of it.
+const GO_RUNTIME: (&str, &str) = ("GOMAXPROCS", "1");
+
 /// Bytes of runc's own log that are read: its last line tells what went wrong.
 const LOG_LEN_MAX: u64 = 64 << 10;
 
@@ -132,6 +136,7 @@ impl Runc {
         let mut command = Command::new(&self.executable);
         // Nothing of the worker's environment, such as its token, is any of runc's business.
         command.arg0("runc").env_clear().env("PATH", PATH);
+        command.env(GO_RUNTIME.0, GO_RUNTIME.1);
         command.arg("--root").arg(&self.root).kill_on_drop(true);
         command
     }
