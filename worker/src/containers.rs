@@ -21,7 +21,7 @@ use crate::config::{Config, IdMapping};
 use crate::fetch::FetchConfig;
 use crate::id_map::IdMaps;
 use crate::job::{
-    Go, Lower, MountedDataset, Overlays, PoolUse, Rootfs, RunOutcome, RunRequest, Runner,
+    Go, Lower, MountedDataset, Overlays, Owners, PoolUse, Rootfs, RunOutcome, RunRequest, Runner,
     RunnerConfig, Used,
 };
 use crate::mount::{ImageMount, MountError, Mounts, MountsConfig};
@@ -250,6 +250,10 @@ impl RunJob for Containers {
 impl Rootfs for ImageMount {
     fn manifest(&self) -> &Arc<Manifest> {
         self.manifest()
+    }
+
+    fn owners(&self) -> &Owners {
+        self.owners()
     }
 
     fn lower(&self, ids: &IdMaps) -> BoxFuture<'_, io::Result<Lower>> {

@@ -3,10 +3,12 @@
 //! runc makes the groups of its containers, hands controllers down to them
 //! (`cgroup.subtree_control`) and sets the limits; for our own sandboxes this does, on v1 and hybrid.
 //! It reads and clears all of them. On v1 a run has a directory of the same path in every
-//! hierarchy, on v2 one. Nothing but runs' groups has processes below `/sway`, as v2 wants it.
+//! hierarchy, of our own sandboxes in those that limit or count something; on v2 one. Nothing but
+//! runs' groups has processes below `/sway`, as v2 wants it.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitOptions};
@@ -24,11 +26,24 @@ const EMPTY_DEADLINE: Duration = Duration::from_secs(20);
 /// Between two looks whether they left.
 const EMPTY_POLL: Duration = Duration::from_millis(5);
 
+/// Controllers of v1 by which a run is limited or counted.
+const CONTROLLERS: [&str; 5] = ["memory", "cpu", "cpuacct", "pids", "devices"];
+
+/// One hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Hierarchy {
+    /// Its mount point.
+    root: PathBuf,
+    /// Those of [`CONTROLLERS`] that it has. On v2 they are not asked for: it has what no v1 has.
+    controllers: Vec<&'static str>,
+    is_v2: bool,
+}
+
 /// The hierarchies of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hierarchies {
-    /// Mount points, the memory controller's first.
-    roots: Vec<PathBuf>,
+    /// The memory controller's first.
+    all: Arc<[Hierarchy]>,
     /// cgroup v2 alone.
     pub(crate) unified: bool,
 }
@@ -37,7 +52,7 @@ impl Hierarchies {
     /// Reads this process' mounts.
     pub(crate) fn detect() -> io::Result<Self> {
         let found = Self::parse(&fs_err::read_to_string("/proc/self/mounts")?);
-        if found.roots.is_empty() {
+        if found.all.is_empty() {
             // A run without a group could not be killed.
             return Err(io::Error::other(format!("none is mounted at {ROOT}")));
         }
@@ -55,24 +70,31 @@ impl Hierarchies {
             }
             // As runc has it: v2 there is v2 alone, whatever somebody mounted below it.
             unified |= path == ROOT && kind == "cgroup2";
-            let memory = options.split(',').any(|option| option == "memory");
+            let has = |name: &&str| options.split(',').any(|option| option == *name);
+            let controllers: Vec<_> = CONTROLLERS.into_iter().filter(has).collect();
+            let hierarchy =
+                |controllers, is_v2| Hierarchy { root: path.into(), controllers, is_v2 };
             match kind {
-                "cgroup" if memory => v1.insert(0, PathBuf::from(path)),
-                "cgroup" => v1.push(PathBuf::from(path)),
-                "cgroup2" => v2.push(PathBuf::from(path)),
+                "cgroup" if controllers.contains(&"memory") => {
+                    v1.insert(0, hierarchy(controllers, false));
+                }
+                "cgroup" => v1.push(hierarchy(controllers, false)),
+                "cgroup2" => v2.push(hierarchy(Vec::new(), true)),
                 _ => {}
             }
         }
         if unified {
-            return Self { roots: vec![PathBuf::from(ROOT)], unified };
+            v1.clear();
+            v2.retain(|hierarchy| hierarchy.root == Path::new(ROOT));
+            v2.truncate(1);
         }
         v1.extend(v2);
-        Self { roots: v1, unified }
+        Self { all: v1.into(), unified }
     }
 
     /// Whether memory and swap together can be limited. runc 1.1 fails where they can't and shall.
     pub(crate) fn swap_limit(&self) -> bool {
-        let Some(memory) = self.roots.first() else { return false };
+        let Some(Hierarchy { root: memory, .. }) = self.all.first() else { return false };
         if !self.unified {
             return memory.join("memory.memsw.limit_in_bytes").exists();
         }
@@ -85,18 +107,17 @@ impl Hierarchies {
 
     /// The group `path`, such as `/sway/1f0c/run-7`.
     pub(crate) fn group(&self, path: &str) -> Cgroup {
-        let path = path.trim_start_matches('/');
-        let directories = self.roots.iter().map(|root| root.join(path)).collect();
-        Cgroup { directories, unified: self.unified }
+        let path = path.trim_start_matches('/').into();
+        Cgroup { hierarchies: self.clone(), path }
     }
 
     /// Keeps one CPU quota in force as long as the group `path` is there: the kernel patches its own
     /// code for the first one on a machine, and back after the last, which takes each run that is
     /// alone 3 ms. For v1; on v2 a group may have none before its parents hand the controller down.
     pub(crate) fn hold_quotas(&self, path: &str) -> io::Result<()> {
-        let cpu = self.roots.iter().find(|root| root.join("cpu.cfs_quota_us").exists());
-        let Some(cpu) = cpu.filter(|_| !self.unified) else { return Ok(()) };
-        let group = cpu.join(path.trim_start_matches('/'));
+        let cpu = self.all.iter().find(|hierarchy| hierarchy.controllers.contains(&"cpu"));
+        let Some(cpu) = cpu else { return Ok(()) };
+        let group = cpu.root.join(path.trim_start_matches('/'));
         fs_err::create_dir_all(&group)?;
         fs_err::write(group.join("cpu.cfs_quota_us"), "100000")
     }
@@ -105,8 +126,7 @@ impl Hierarchies {
     pub(crate) fn children(&self, path: &str) -> Vec<String> {
         let mut names: Vec<String> = self
             .group(path)
-            .directories
-            .iter()
+            .directories()
             .filter_map(|directory| fs_err::read_dir(directory).ok())
             .flatten()
             .filter_map(|entry| entry.ok().filter(|entry| entry.path().is_dir()))
@@ -118,14 +138,24 @@ impl Hierarchies {
     }
 }
 
-/// Has the kernel do ahead of time what the first of several moves of processes between groups
-/// waits for: an RCU grace period, 8 to 16 ms. Moves that come soon after wait no more. Moves this
-/// process to where it is already. Blocks.
-pub(crate) fn expect_moves() -> io::Result<()> {
-    let own = fs_err::read_to_string("/proc/self/cgroup")?;
-    let mounts = fs_err::read_to_string("/proc/self/mounts")?;
-    let Some(group) = own_group(&own, &mounts) else { return Ok(()) };
-    fs_err::write(group.join("cgroup.procs"), "0")
+/// Where this process is in the v2 hierarchy; none where there is none.
+#[derive(Debug)]
+pub(crate) struct OwnGroup(PathBuf);
+
+impl OwnGroup {
+    /// Looks for it.
+    pub(crate) fn find() -> io::Result<Option<Self>> {
+        let own = fs_err::read_to_string("/proc/self/cgroup")?;
+        let mounts = fs_err::read_to_string("/proc/self/mounts")?;
+        Ok(own_group(&own, &mounts).map(Self))
+    }
+
+    /// Has the kernel do ahead of time what the first of several moves of processes between groups
+    /// waits for: an RCU grace period, 8 to 16 ms. Moves that come soon after wait no more. Moves
+    /// this process to where it is already. Blocks.
+    pub(crate) fn expect_moves(&self) -> io::Result<()> {
+        fs_err::write(self.0.join("cgroup.procs"), "0")
+    }
 }
 
 /// Where this process is, by `/proc/self/cgroup` and `/proc/self/mounts`: in the v2 hierarchy.
@@ -196,16 +226,35 @@ const DEVICES: [&str; 10] = [
 /// One run's group.
 #[derive(Clone, Debug)]
 pub(crate) struct Cgroup {
-    /// One per hierarchy, the memory controller's first.
-    directories: Vec<PathBuf>,
-    unified: bool,
+    hierarchies: Hierarchies,
+    /// Below the mount point of each.
+    path: PathBuf,
 }
 
 impl Cgroup {
-    /// Makes the group, in every hierarchy, with these limits. For v1 and hybrid: v2 alone has no
-    /// list of devices to write to. Blocks.
+    /// One in every hierarchy, the memory controller's first, whether it is there or not.
+    fn directories(&self) -> impl Iterator<Item = PathBuf> {
+        self.hierarchies.all.iter().map(|hierarchy| hierarchy.root.join(&self.path))
+    }
+
+    /// Those of v2.
+    fn v2_directories(&self) -> impl Iterator<Item = PathBuf> {
+        let v2 = self.hierarchies.all.iter().filter(|hierarchy| hierarchy.is_v2);
+        v2.map(|hierarchy| hierarchy.root.join(&self.path))
+    }
+
+    /// Those where our own sandboxes have their groups: in the others, which neither limit nor count
+    /// anything of theirs, they stay where the worker is.
+    fn joined(&self) -> impl Iterator<Item = PathBuf> {
+        let is_joined = |it: &&Hierarchy| it.is_v2 || !it.controllers.is_empty();
+        let joined = self.hierarchies.all.iter().filter(is_joined);
+        joined.map(|hierarchy| hierarchy.root.join(&self.path))
+    }
+
+    /// Makes the group with these limits. For v1 and hybrid: v2 alone has no list of devices to
+    /// write to. Blocks.
     pub(crate) fn make(&self, resources: &Resources) -> io::Result<()> {
-        if self.unified {
+        if self.hierarchies.unified {
             return Err(io::Error::other(
                 "cgroup v2 alone is for `--sandbox runc`: it limits devices by a program",
             ));
@@ -214,8 +263,8 @@ impl Cgroup {
         if resources.devices.is_empty() || !resources.devices.iter().all(is_closed) {
             return Err(io::Error::other("a bundle that grants devices is for `--sandbox runc`"));
         }
-        for directory in &self.directories {
-            match fs_err::create_dir(directory) {
+        for directory in self.joined() {
+            match fs_err::create_dir(&directory) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     fs_err::create_dir_all(directory)?;
                 }
@@ -223,11 +272,8 @@ impl Cgroup {
             }
         }
         let Resources { memory, cpu, pids, .. } = resources;
-        self.inherit_cpus()?;
         self.set("devices.deny", "a")?;
-        for rule in DEVICES {
-            self.set("devices.allow", rule)?;
-        }
+        self.set_all("devices.allow", &DEVICES)?;
         self.set("memory.limit_in_bytes", &memory.limit.to_string())?;
         if let Some(both) = memory.swap {
             self.set("memory.memsw.limit_in_bytes", &both.to_string())?;
@@ -237,83 +283,84 @@ impl Cgroup {
         self.limit_tasks(pids.limit)
     }
 
-    /// Gives a new group of v1, and those above it, the CPUs and memory nodes of the one above: it
-    /// has none, and takes no process so.
-    fn inherit_cpus(&self) -> io::Result<()> {
-        let is_cpuset = |directory: &&PathBuf| directory.join("cpuset.cpus").exists();
-        let Some(directory) = self.directories.iter().find(is_cpuset) else { return Ok(()) };
-        for file in ["cpuset.cpus", "cpuset.mems"] {
-            inherit(directory, file)?;
-        }
-        Ok(())
-    }
-
-    /// A file of the hierarchy that has it.
-    fn found(&self, file: &str) -> Option<PathBuf> {
-        let mut all = self.directories.iter().map(|directory| directory.join(file));
-        all.find(|path| path.exists())
+    /// A file of the hierarchy with its controller; none where no hierarchy has it.
+    fn file(&self, name: &str) -> Option<PathBuf> {
+        let controller = name.split('.').next().unwrap_or_default();
+        let of_v1 = self.hierarchies.all.iter().find(|it| it.controllers.contains(&controller));
+        let found = of_v1.or_else(|| self.hierarchies.all.iter().find(|it| it.is_v2))?;
+        Some(found.root.join(&self.path).join(name))
     }
 
     /// Writes such a file.
-    fn set(&self, file: &str, value: &str) -> io::Result<()> {
-        let missing = || format!("this machine's cgroups have no {file}");
-        let found = self.found(file);
-        let found = found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, missing()))?;
-        fs_err::write(found, value)
+    fn set(&self, name: &str, value: &str) -> io::Result<()> {
+        self.set_all(name, &[value])
     }
 
-    /// Puts a process into the group, in every hierarchy. Blocks.
+    /// Writes several values to such a file, each by itself.
+    fn set_all(&self, name: &str, values: &[&str]) -> io::Result<()> {
+        let missing = || format!("this machine's cgroups have no {name}");
+        let path = self.file(name);
+        let path = path.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, missing()))?;
+        let mut file = fs_err::OpenOptions::new().write(true).truncate(true).open(path)?;
+        values.iter().try_for_each(|value| file.write_all(value.as_bytes()))
+    }
+
+    /// Puts a process into the group. Blocks.
     pub(crate) fn admit(&self, pid: Pid) -> io::Result<()> {
         let pid = pid.as_raw_nonzero().to_string();
-        self.directories
-            .iter()
-            .try_for_each(|directory| fs_err::write(directory.join("cgroup.procs"), &pid))
+        let mut joined = self.joined();
+        joined.try_for_each(|directory| fs_err::write(directory.join("cgroup.procs"), &pid))
     }
 
-    fn read(&self, file: &str) -> Option<String> {
-        fs_err::read_to_string(self.directories.first()?.join(file)).ok()
+    fn read(&self, name: &str) -> Option<String> {
+        fs_err::read_to_string(self.file(name)?).ok()
     }
 
     /// Processes that the kernel killed because the group had no memory left.
     pub(crate) fn oom_kills(&self) -> u64 {
-        let file = if self.unified { "memory.events" } else { "memory.oom_control" };
+        let unified = self.hierarchies.unified;
+        let file = if unified { "memory.events" } else { "memory.oom_control" };
         self.read(file).and_then(|text| field(&text, "oom_kill")).unwrap_or(0)
     }
 
     /// Bytes of anonymous and shared memory in use, page cache left out.
     pub(crate) fn memory_bytes(&self) -> Option<u64> {
         let text = self.read("memory.stat")?;
-        let anonymous = if self.unified { "anon" } else { "total_rss" };
-        let shared = if self.unified { "shmem" } else { "total_shmem" };
+        let unified = self.hierarchies.unified;
+        let anonymous = if unified { "anon" } else { "total_rss" };
+        let shared = if unified { "shmem" } else { "total_shmem" };
         Some(field(&text, anonymous)? + field(&text, shared).unwrap_or(0))
     }
 
     /// CPU time of all that ever was in the group.
     pub(crate) fn cpu_time(&self) -> Option<Duration> {
-        let text = |directory: &PathBuf, file| fs_err::read_to_string(directory.join(file)).ok();
-        let nanos = |directory| text(directory, "cpuacct.usage")?.trim().parse().ok();
-        let micros = |directory| field(&text(directory, "cpu.stat")?, "usage_usec");
-        if let Some(nanos) = self.directories.iter().find_map(nanos).filter(|_| !self.unified) {
+        let of_v1 = self.hierarchies.all.iter().find(|it| it.controllers.contains(&"cpuacct"));
+        if let Some(hierarchy) = of_v1 {
+            let path = hierarchy.root.join(&self.path).join("cpuacct.usage");
+            let nanos = fs_err::read_to_string(path).ok()?.trim().parse().ok()?;
             return Some(Duration::from_nanos(nanos));
         }
-        self.directories.iter().find_map(micros).map(Duration::from_micros)
+        let path = self.v2_directories().next()?.join("cpu.stat");
+        let micros = field(&fs_err::read_to_string(path).ok()?, "usage_usec")?;
+        Some(Duration::from_micros(micros))
     }
 
     /// Sets the limits of a group that has others: memory with swap, CPUs in thousandths, tasks.
     pub(crate) fn limit(&self, memory_bytes: u64, cpus_milli: u32, tasks: u32) -> io::Result<()> {
         let memory = memory_bytes.to_string();
         let quota_us = u64::from(cpus_milli) * CPU_PERIOD_US / 1000;
-        if self.unified {
+        if self.hierarchies.unified {
             self.set("memory.max", &memory)?;
             self.set("cpu.max", &format!("{quota_us} {CPU_PERIOD_US}"))?;
         } else {
             // Memory alone may never exceed memory with swap, so which goes first depends. Some
             // kernels do not count swap.
-            let both = self.found("memory.memsw.limit_in_bytes");
-            let _raised = both.as_ref().map(|both| fs_err::write(both, &memory));
+            let both = "memory.memsw.limit_in_bytes";
+            let has_both = self.file(both).is_some_and(|file| file.exists());
+            let _raised = has_both.then(|| self.set(both, &memory));
             self.set("memory.limit_in_bytes", &memory)?;
-            if let Some(both) = both {
-                fs_err::write(both, &memory)?;
+            if has_both {
+                self.set(both, &memory)?;
             }
             self.set("cpu.cfs_quota_us", &quota_us.to_string())?;
         }
@@ -325,20 +372,17 @@ impl Cgroup {
         self.set("pids.max", &tasks.to_string())
     }
 
-    /// Whether something lives in the group, even where no process of it is listed any more: on v2
-    /// one that is about to end keeps the group from being removed.
-    fn is_populated(&self) -> bool {
-        let events = |directory: &PathBuf| {
-            let text = fs_err::read_to_string(directory.join("cgroup.events")).ok()?;
-            field(&text, "populated")
-        };
-        self.directories.iter().filter_map(events).any(|populated| populated > 0)
+    /// Whether something lives in the group, even where no process of it is listed any more: one that
+    /// is about to end keeps the group from being removed. Only v2 tells.
+    fn is_populated(&self) -> Option<bool> {
+        let path = self.v2_directories().next()?.join("cgroup.events");
+        Some(field(&fs_err::read_to_string(path).ok()?, "populated")? > 0)
     }
 
     /// Asks the kernel to kill everything in the group at once, forks under way too: v2, since
     /// Linux 5.14.
     fn kill_at_once(&self) {
-        let files = self.directories.iter().map(|directory| directory.join("cgroup.kill"));
+        let files = self.v2_directories().map(|directory| directory.join("cgroup.kill"));
         for file in files.filter(|file| file.exists()) {
             if let Err(error) = fs_err::write(&file, "1") {
                 tracing::debug!(%error, "processes are killed one by one");
@@ -348,8 +392,8 @@ impl Cgroup {
 
     fn processes(&self) -> Vec<Pid> {
         let mut pids = Vec::new();
-        for directory in &self.directories {
-            for group in below(directory) {
+        for directory in self.directories() {
+            for group in below(&directory) {
                 let text = fs_err::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
                 pids.extend(text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)));
             }
@@ -357,13 +401,16 @@ impl Cgroup {
         pids
     }
 
-    /// Whether nothing lives in the group. Asks one hierarchy: for a container whose first process
-    /// was in all of them.
+    /// Whether nothing lives in the group. Asks one hierarchy, v2's where there is one: for a
+    /// container whose first process was in all of them.
     pub(crate) fn is_deserted(&self) -> bool {
-        let Some(first) = self.directories.first() else { return false };
-        below(first).iter().all(|group| {
+        if let Some(is_populated) = self.is_populated() {
+            return !is_populated;
+        }
+        let Some(first) = self.directories().next() else { return false };
+        below(&first).iter().all(|group| {
             fs_err::read_to_string(group.join("cgroup.procs")).is_ok_and(|pids| pids.is_empty())
-        }) && !self.is_populated()
+        })
     }
 
     /// Kills everything in the group and waits until it is gone. False where something is left.
@@ -372,7 +419,7 @@ impl Cgroup {
         self.kill_at_once();
         loop {
             let pids = self.processes();
-            if pids.is_empty() && !self.is_populated() {
+            if pids.is_empty() && !self.is_populated().unwrap_or(false) {
                 return true;
             }
             for pid in pids {
@@ -394,10 +441,10 @@ impl Cgroup {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         };
-        for directory in &self.directories {
+        for directory in self.directories() {
             // Few have groups of their own below: to look for them takes more than to fail.
-            if remove(directory).is_err() {
-                below(directory).iter().rev().try_for_each(|group| remove(group))?;
+            if remove(&directory).is_err() {
+                below(&directory).iter().rev().try_for_each(|group| remove(group))?;
             }
         }
         Ok(())
@@ -405,7 +452,7 @@ impl Cgroup {
 
     /// Removes the group where nothing is in it, not even an empty group.
     pub(crate) fn remove_unless_used(&self) {
-        for directory in &self.directories {
+        for directory in self.directories() {
             let _ = fs_err::remove_dir(directory);
         }
     }
@@ -425,16 +472,6 @@ fn below(directory: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// Fills an empty file of a group with what the one above has, above first.
-fn inherit(directory: &Path, file: &str) -> io::Result<String> {
-    let text = fs_err::read_to_string(directory.join(file))?;
-    let parent = directory.parent().filter(|parent| parent.join(file).exists());
-    let Some(parent) = parent.filter(|_| text.trim().is_empty()) else { return Ok(text) };
-    let text = inherit(parent, file)?;
-    fs_err::write(directory.join(file), &text)?;
-    Ok(text)
-}
-
 /// The value of `name` in lines of `name value`.
 fn field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
@@ -452,11 +489,23 @@ mod tests {
             cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0\n";
         let hybrid = Hierarchies::parse(hybrid);
         assert!(!hybrid.unified);
-        assert_eq!(hybrid.roots[0], Path::new("/sys/fs/cgroup/memory"));
-        assert_eq!(hybrid.roots.len(), 3);
+        let first = &hybrid.all[0];
+        assert_eq!(first.root, Path::new("/sys/fs/cgroup/memory"));
+        assert_eq!(hybrid.all.len(), 3);
+        let group = hybrid.group("/sway/w");
+        for (name, directory) in [
+            ("memory.stat", "memory"),
+            ("cpu.cfs_quota_us", "cpu"),
+            // No v1 has it.
+            ("pids.max", "unified"),
+        ] {
+            let at = Path::new("/sys/fs/cgroup").join(directory).join("sway/w").join(name);
+            assert_eq!(group.file(name), Some(at));
+        }
         let pure = Hierarchies::parse("cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n");
         assert!(pure.unified);
-        assert_eq!(pure.group("/sway/w").directories, [Path::new("/sys/fs/cgroup/sway/w")]);
+        let directories: Vec<_> = pure.group("/sway/w").directories().collect();
+        assert_eq!(directories, [Path::new("/sys/fs/cgroup/sway/w")]);
     }
 
     #[test]
@@ -467,7 +516,8 @@ mod tests {
             cgroup /sys/fs/cgroups-elsewhere/memory cgroup rw,memory 0 0\n";
         let mixed = Hierarchies::parse(mixed);
         assert!(mixed.unified);
-        assert_eq!(mixed.roots, [Path::new("/sys/fs/cgroup")]);
+        let directories: Vec<_> = mixed.group("/").directories().collect();
+        assert_eq!(directories, [Path::new("/sys/fs/cgroup/")]);
     }
 
     #[test]
@@ -491,8 +541,9 @@ mod tests {
             fs_err::create_dir_all(path.parent().unwrap()).unwrap();
             fs_err::write(path, text).unwrap();
         }
-        let roots = vec![root.path().to_owned()];
-        (root, Hierarchies { roots, unified: true })
+        let controllers = Vec::new();
+        let hierarchy = Hierarchy { root: root.path().to_owned(), controllers, is_v2: true };
+        (root, Hierarchies { all: [hierarchy].into(), unified: true })
     }
 
     #[test]
@@ -537,7 +588,7 @@ mod tests {
             while fs_err::read_to_string(at.join("cgroup.kill")).unwrap() != "1" {
                 tokio::task::yield_now().await;
             }
-            assert!(group.is_populated());
+            assert_eq!(group.is_populated(), Some(true));
             fs_err::write(at.join("cgroup.events"), "populated 0\nfrozen 0\n").unwrap();
         };
         let (killed, ()) = tokio::join!(group.kill(), ends);

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sway_core::digest::Digest;
-use sway_core::manifest::Manifest;
+use sway_core::manifest::{Inode, Manifest};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::RunError;
@@ -29,23 +29,29 @@ const WORKERS: u32 = 192;
 /// User namespaces kept open per range: one for most images, more for those with ids beyond.
 const NAMESPACES_MAX: usize = 4;
 
-/// The maps of a job that runs as `uid` and `gids` in `manifest`, with ids from `base` on.
-pub(crate) fn maps(
-    base: u32,
-    manifest: &Manifest,
-    uid: u32,
-    gids: &[u32],
-) -> Result<IdMaps, RunError> {
-    let mut uids = BTreeSet::from([uid]);
-    let mut all_gids: BTreeSet<u32> = gids.iter().copied().collect();
-    for (_, inode) in manifest.inodes() {
-        if inode.uid >= COMMON {
-            uids.insert(inode.uid);
-        }
-        if inode.gid >= COMMON {
-            all_gids.insert(inode.gid);
-        }
+/// Owners of an image's files that are not among the ids which every map has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owners {
+    uids: BTreeSet<u32>,
+    gids: BTreeSet<u32>,
+}
+
+impl Owners {
+    /// Looks at all inodes.
+    pub fn of(manifest: &Manifest) -> Self {
+        let others = |id: fn(&Inode) -> u32| {
+            manifest.inodes().map(|(_, inode)| id(inode)).filter(|&id| id >= COMMON).collect()
+        };
+        Self { uids: others(|inode| inode.uid), gids: others(|inode| inode.gid) }
     }
+}
+
+/// The maps of a job that runs as `uid` and `gids` in an image with these owners, with ids from
+/// `base` on.
+pub(crate) fn maps(base: u32, owners: &Owners, uid: u32, gids: &[u32]) -> Result<IdMaps, RunError> {
+    let (mut uids, mut all_gids) = (owners.uids.clone(), owners.gids.clone());
+    uids.insert(uid);
+    all_gids.extend(gids);
     let too_many = || {
         RunError::Refused(format!(
             "the image has files of too many owners above {COMMON} for one user namespace"

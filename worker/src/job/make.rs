@@ -44,6 +44,8 @@ pub(crate) struct Maker {
     pub(crate) creator: Creator,
     pub(crate) accounts: Arc<Accounts>,
     pub(crate) hierarchies: Hierarchies,
+    /// What the host can limit.
+    pub(crate) host: Host,
     pub(crate) ids: Arc<IdRanges>,
     pub(crate) tasks: Tasks,
     /// Runs that have ended and are being removed.
@@ -114,6 +116,7 @@ impl Maker {
             ids: IdRanges::new(&config.worker_id),
             config,
             accounts,
+            host: Host { unified: hierarchies.unified, swap_limit: hierarchies.swap_limit() },
             hierarchies,
             tasks: Tasks::new(),
             removing: Arc::new(Semaphore::new(REMOVED_AT_ONCE)),
@@ -126,11 +129,6 @@ impl Maker {
 
     pub(crate) fn rootfs_dir(&self) -> PathBuf {
         Path::new(ROOTFS_DIR).join(&self.config.worker_id)
-    }
-
-    /// What the host can limit.
-    pub(crate) fn host(&self) -> Host {
-        Host { unified: self.hierarchies.unified, swap_limit: self.hierarchies.swap_limit() }
     }
 
     /// Names a run and opens its account.
@@ -184,7 +182,7 @@ impl Maker {
         let staging = {
             let range = Arc::clone(range);
             let (stage, cgroup) = (run.stage.clone(), run.cgroup_path.clone());
-            let (host, init) = (self.host(), self.config.init.clone());
+            let (host, init) = (self.host, self.config.init.clone());
             tokio::task::spawn_blocking(move || {
                 let manifest = Arc::clone(plan.mount.manifest());
                 let request = Request {
@@ -286,7 +284,7 @@ impl Maker {
 pub(crate) fn maps(base: u32, mount: &dyn Rootfs, user: &User) -> Result<IdMaps, RunError> {
     let mut gids = vec![user.gid];
     gids.extend(&user.additional_gids);
-    ids::maps(base, mount.manifest(), user.uid, &gids)
+    ids::maps(base, mount.owners(), user.uid, &gids)
 }
 
 /// A small text of the image; empty where it lacks it.

@@ -51,7 +51,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::archive::Packed;
-use self::cgroup::Hierarchies;
+use self::cgroup::{Hierarchies, OwnGroup};
 use self::container::Ended;
 use self::creator::CreateError;
 use self::make::{Created, Maker, Plan, Progress, hostname};
@@ -63,6 +63,7 @@ use crate::id_map::IdMaps;
 
 pub use self::creator::Sandbox;
 pub use self::data::MountedDataset;
+pub use self::ids::Owners;
 pub use self::init::find_init;
 pub use self::overlay::Overlays;
 pub use self::pool::{PoolBounds, PoolUse};
@@ -75,6 +76,8 @@ const ROOTFS_DIR: &str = "/run/sway";
 pub trait Rootfs: Send + Sync + std::fmt::Debug {
     /// Its tree.
     fn manifest(&self) -> &Arc<Manifest>;
+    /// The owners of its files.
+    fn owners(&self) -> &Owners;
     /// Where it is mounted for a job with these ids. Stays as long as this value.
     fn lower(&self, ids: &IdMaps) -> BoxFuture<'_, io::Result<Lower>>;
     /// Overlays on it that wait for a job.
@@ -259,7 +262,9 @@ pub struct RunnerError {
 pub struct Runner {
     maker: Arc<Maker>,
     pool: Option<Arc<Pool>>,
-    /// Whether [`Runner::expect_run`] is at work.
+    /// Where this process is; none where [`Runner::expect_run`] is of no use.
+    own_group: Option<Arc<OwnGroup>>,
+    /// Whether that is at work.
     expecting: Arc<AtomicBool>,
 }
 
@@ -296,10 +301,11 @@ impl Runner {
         }
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .map_err(|error| RunnerError { what: "become a subreaper", source: error.into() })?;
+        let own_group = OwnGroup::find().map_err(step("find this process' cgroup"))?.map(Arc::new);
         let bounds = config.pool;
         let maker = Arc::new(Maker::new(config, accounts, hierarchies));
         let pool = bounds.map(|bounds| Pool::open(bounds, Arc::clone(&maker)));
-        Ok(Self { maker, pool, expecting: Arc::default() })
+        Ok(Self { maker, pool, own_group, expecting: Arc::default() })
     }
 
     /// Removes what a killed worker left: processes, cgroups, mounts, directories. Call it before
@@ -349,14 +355,17 @@ impl Runner {
         let _ = fs_err::remove_dir(ROOTFS_DIR);
     }
 
-    /// A run is about to come: what the kernel needs time for begins now. Waits for nothing.
+    /// A run is about to come: what the kernel needs time for begins now, unless the run will most
+    /// likely find a container that is made. Waits for nothing.
     pub fn expect_run(&self) {
-        if self.expecting.swap(true, Ordering::Relaxed) {
+        let Some(own_group) = self.own_group.clone() else { return };
+        let has_waiting = self.pool.as_ref().is_some_and(|pool| pool.has_waiting());
+        if has_waiting || self.expecting.swap(true, Ordering::Relaxed) {
             return;
         }
         let expecting = Arc::clone(&self.expecting);
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = cgroup::expect_moves() {
+            if let Err(error) = own_group.expect_moves() {
                 tracing::debug!(%error, "moves between cgroups come unexpected");
             }
             expecting.store(false, Ordering::Relaxed);

@@ -31,6 +31,10 @@ use crate::job::bundle::RUNC_TASKS;
 const SAMPLE_EVERY_FIRST: Duration = Duration::from_millis(2);
 const SAMPLE_EVERY: Duration = Duration::from_millis(50);
 
+/// Bytes that are read of a pipe at first: most jobs write no more, and never many buffers are filled
+/// in vain.
+const BUFFER_LEN_FIRST: usize = 4 << 10;
+
 /// How long a killed process may take to end. Its reads of the image are answered at once; what
 /// remains is the kernel's own work, such as freeing memory.
 const KILL_DEADLINE: Duration = Duration::from_secs(20);
@@ -271,7 +275,7 @@ impl Watch<'_> {
         too_much: &CancellationToken,
     ) -> io::Result<()> {
         let mut stored = Ok(Appended::Whole);
-        let mut buffer = vec![0; FRAME_LEN_MAX];
+        let mut buffer = vec![0; BUFFER_LEN_FIRST];
         loop {
             let len = pipe.read(&mut buffer).await?;
             if len == 0 {
@@ -282,6 +286,9 @@ impl Watch<'_> {
                 continue;
             }
             let (output, bytes) = (Arc::clone(&self.output), buffer[..len].to_vec());
+            if len == buffer.len() {
+                buffer.resize(FRAME_LEN_MAX, 0);
+            }
             let storing = tokio::task::spawn_blocking(move || output.append(stream, &bytes));
             stored = storing.await.map_err(io::Error::other).and_then(|stored| stored);
             if matches!(stored, Ok(Appended::Cut)) && self.fail_on_limit {
@@ -293,7 +300,7 @@ impl Watch<'_> {
     /// What a handler answers. Anything else that comes, such as an interpreter's complaint, is
     /// its standard error.
     async fn answer(&self, mut pipe: pipe::Receiver) -> io::Result<Option<Answer>> {
-        let (mut bytes, mut buffer) = (Vec::new(), vec![0; FRAME_LEN_MAX]);
+        let (mut bytes, mut buffer) = (Vec::new(), vec![0; BUFFER_LEN_FIRST]);
         loop {
             let len = pipe.read(&mut buffer).await?;
             if len == 0 {
@@ -301,6 +308,9 @@ impl Watch<'_> {
             }
             let room = ANSWER_LEN_MAX - bytes.len();
             bytes.extend_from_slice(&buffer[..len.min(room)]);
+            if len == buffer.len() {
+                buffer.resize(FRAME_LEN_MAX, 0);
+            }
         }
         let output = Arc::clone(&self.output);
         let reading = tokio::task::spawn_blocking(move || {

@@ -37,7 +37,7 @@ use crate::fuse::{
     Surroundings,
 };
 use crate::id_map::IdMaps;
-use crate::job::Overlays;
+use crate::job::{Overlays, Owners};
 use crate::predict::JobAhead;
 use crate::rootfs::{Rootfs, RootfsError};
 use crate::start::Board;
@@ -308,6 +308,7 @@ pub struct ImageMount {
     overlays: Overlays,
     digest: Digest,
     rootfs: Arc<Rootfs>,
+    owners: Owners,
     service: Service,
     session: FuseSession,
     /// Whether jobs need mounts with their own ids.
@@ -366,6 +367,7 @@ impl ImageMount {
             Ok(Self {
                 overlays,
                 digest,
+                owners: Owners::of(rootfs.manifest()),
                 rootfs,
                 service,
                 session,
@@ -482,6 +484,11 @@ impl ImageMount {
     /// Overlays on it that wait for a job.
     pub fn overlays(&self) -> &Overlays {
         &self.overlays
+    }
+
+    /// The owners of its files.
+    pub fn owners(&self) -> &Owners {
+        &self.owners
     }
 
     /// The manifest's digest: the image's name by content.

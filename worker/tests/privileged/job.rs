@@ -23,8 +23,8 @@ use sway_worker::account::Accounts;
 use sway_worker::id_map::IdMaps;
 use sway_worker::job::output::OutputLog;
 use sway_worker::job::{
-    Go, Lower, MountedDataset, Overlays, PoolBounds, PoolUse, Rootfs, RunOutcome, RunRequest,
-    Runner, RunnerConfig, Sandbox,
+    Go, Lower, MountedDataset, Overlays, Owners, PoolBounds, PoolUse, Rootfs, RunOutcome,
+    RunRequest, Runner, RunnerConfig, Sandbox,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -37,12 +37,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct PlainRootfs {
     path: PathBuf,
     manifest: Arc<Manifest>,
+    owners: Owners,
     overlays: Overlays,
 }
 
 impl Rootfs for PlainRootfs {
     fn manifest(&self) -> &Arc<Manifest> {
         &self.manifest
+    }
+
+    fn owners(&self) -> &Owners {
+        &self.owners
     }
 
     fn lower(&self, _ids: &IdMaps) -> BoxFuture<'_, io::Result<Lower>> {
@@ -69,7 +74,8 @@ impl PlainRootfs {
     }
 
     fn of(path: &Path, manifest: Arc<Manifest>) -> Arc<Self> {
-        Arc::new(Self { path: path.to_owned(), manifest, overlays: Overlays::default() })
+        let (owners, overlays) = (Owners::of(&manifest), Overlays::default());
+        Arc::new(Self { path: path.to_owned(), manifest, owners, overlays })
     }
 }
 

@@ -176,7 +176,14 @@ async fn a_container_of_ours_is_as_one_of_runcs_field_by_field() {
     }
     assert_eq!(differences, [""; 0]);
     assert_eq!(ours.inside.len(), theirs.inside.len());
-    assert_eq!(ours.groups, theirs.groups);
+    // It joins no hierarchy that limits and counts nothing of a job, whichever there are here.
+    let joined = ["memory", "cpu", "cpuacct", "pids", "devices", "unified"];
+    let is_joined = |name: &str| {
+        let of = name.split([' ', ',']).next().unwrap_or_default();
+        joined.contains(&of)
+    };
+    let theirs = theirs.groups.into_iter().filter(|(name, _)| is_joined(name));
+    assert_eq!(ours.groups, theirs.collect::<BTreeMap<_, _>>());
 }
 
 #[tokio::test]

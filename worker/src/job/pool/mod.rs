@@ -183,7 +183,7 @@ impl Pool {
             cgroup: "",
             hostname: &plan.hostname,
             name_server: None,
-            host: self.maker.host(),
+            host: self.maker.host,
             init: self.maker.config.init.as_deref(),
         };
         let mut bundle = bundle::plan(&request).ok()?;
@@ -245,6 +245,11 @@ impl Pool {
         self.changed.notify_waiters();
     }
 
+    /// Whether any container waits.
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.lock().has_ready()
+    }
+
     /// Removes all that waits; it comes again with the next job.
     pub(crate) async fn empty(&self) {
         let gone = self.lock().clear();
@@ -266,11 +271,15 @@ impl Pool {
 
     async fn tend(&self) {
         let stopping = self.tasks.stopping();
+        let (mut is_short, mut looked_at) = (false, None);
         while !stopping.is_cancelled() {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
-            let is_short = is_memory_short().unwrap_or(false);
-            let step = self.lock().next(Instant::now(), &self.bounds, is_short);
+            let now = Instant::now();
+            if looked_at.is_none_or(|at| now >= at + TICK) {
+                (is_short, looked_at) = (is_memory_short().unwrap_or(false), Some(now));
+            }
+            let step = self.lock().next(now, &self.bounds, is_short);
             match step {
                 Step::Make(number, asked) => {
                     let made = self.make(&asked).await;

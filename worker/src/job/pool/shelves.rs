@@ -161,6 +161,11 @@ impl State {
         self.measure();
     }
 
+    /// Whether any container waits.
+    pub(super) fn has_ready(&self) -> bool {
+        self.shelves.iter().any(|shelf| !shelf.ready.is_empty())
+    }
+
     pub(super) fn clear(&mut self) -> Vec<Waiting> {
         for shelf in &mut self.shelves {
             shelf.demand.end();
