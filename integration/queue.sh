@@ -220,7 +220,7 @@ packages_are_installed() {
     as_owner sway review "$job" >"$work/queue/review"
     expect_match "the review" 'packages +answer==1.0' "$work/queue/review"
     expect_match "the review" "installed into $(jq -r '.[] | select(.name == "library/queue:latest") | .manifest' <(as_bob sway images --json))" "$work/queue/review"
-    as_owner sway approve "$job" -r ok
+    as_owner sway approve "$job" --reason "Approved because..."
     as_bob sway wait "$job"
     as_bob sway logs "$job" >"$work/queue/log"
     expect_match "pip" 'Requirement already satisfied: answer>=1' "$work/queue/log"

@@ -314,4 +314,5 @@ def test_packages_are_told_with_their_versions_and_do_nothing(http: FakeHttp) ->
         told["submission"]["packages"] = packages
         review = Review(http, told_review(told))
         assert expected in expect_harmless(review._repr_html_()).text
-        assert expected in repr(review) and "\x1b" not in repr(review)
+        assert expected in repr(review)
+        assert "\x1b" not in repr(review)

@@ -270,25 +270,27 @@ def test_a_configuration_sets_what_ones_own_queue_grants() -> None:
 
 
 def test_owners_that_the_command_knows_are_reached_at_their_workers(
-    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    worker: Worker, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("SWAY_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("SWAY_USERNAME", "bob")
-    token = tmp_path / "token"
-    token.write_text(str(OPERATOR))
-    add = ["sway", "owner", "add", "tester", worker.url, "--queue", "nightly"]
-    subprocess.run([*add, "--token-file", str(token)], check=True)
-    job = q.submit_script("tester", "print('far')", "Known")
-    assert (job.queue_name, job.owner) == ("nightly", "tester")
-    assert q.get_job(job.uid).uid == job.uid
-    assert job.uid in [mine.uid for mine in q.my_jobs()]
-    told = subprocess.run(
-        ["sway", "status", job.uid], check=True, stdout=subprocess.PIPE, text=True
-    )
-    assert "pending" in told.stdout
-    q.configure(q.QueueConfig(owners={}))
-    assert job.uid not in [mine.uid for mine in q.my_jobs()]
-    q.Queue(q.Client(worker.url, user="tester", token=OPERATOR)).reject(job.uid)
+    # Undone before what the module's fixture has patched.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SWAY_DATA", str(tmp_path / "data"))
+        patch.setenv("SWAY_USERNAME", "bob")
+        token = tmp_path / "token"
+        token.write_text(str(OPERATOR))
+        add = ["sway", "owner", "add", "tester", worker.url, "--queue", "nightly"]
+        subprocess.run([*add, "--token-file", str(token)], check=True)
+        job = q.submit_script("tester", "print('far')", "Known")
+        assert (job.queue_name, job.owner) == ("nightly", "tester")
+        assert q.get_job(job.uid).uid == job.uid
+        assert job.uid in [mine.uid for mine in q.my_jobs()]
+        told = subprocess.run(
+            ["sway", "status", job.uid], check=True, stdout=subprocess.PIPE, text=True
+        )
+        assert "pending" in told.stdout
+        q.configure(q.QueueConfig(owners={}))
+        assert job.uid not in [mine.uid for mine in q.my_jobs()]
+        q.Queue(q.Client(worker.url, user="tester", token=OPERATOR)).reject(job.uid)
 
 
 def test_owners_can_have_workers_of_their_own(worker: Worker) -> None:
