@@ -175,38 +175,6 @@ for path in sys.argv[1:]:
 END
 }
 
-# The last byte of a blob in the store, in a pack or in a file of its own (docs/format.md).
-flip_stored() { # DIGEST
-    python3 - "$store" "$1" <<'END'
-import os, struct, sys
-store, digest = sys.argv[1], bytes.fromhex(sys.argv[2])
-
-def flip(path, last):
-    with open(path, "r+b") as file:
-        file.seek(last)
-        byte = file.read(1)[0]
-        file.seek(last)
-        file.write(bytes([byte ^ 0x10]))
-
-flipped = 0
-for name in os.listdir(os.path.join(store, "packs")):
-    path = os.path.join(store, "packs", name)
-    with open(path, "rb") as file:
-        data = file.read()
-    count, version, magic = struct.unpack("<II8s", data[-16:])
-    assert (version, magic) == (1, b"SWAYPAK\0"), name
-    for found, position, length in struct.iter_unpack("<20sQI", data[-16 - 32 * count:-16]):
-        if found == digest:
-            flip(path, position + length - 1)
-            flipped += 1
-path = os.path.join(store, "blobs", digest.hex()[:2], digest.hex()[2:])
-if os.path.exists(path):
-    flip(path, os.path.getsize(path) - 1)
-    flipped += 1
-sys.exit(None if flipped else f"the store has no blob {digest.hex()}")
-END
-}
-
 disk_cache_is_corrupt() {
     local files=()
     # Without a trace: what is read on demand lies chunk by chunk in the cache.
@@ -238,7 +206,7 @@ try:
 except OSError as error:
     print(errno.errorcode[error.errno])
 END
-    flip_stored "$digest"
+    python3 "$root/integration/stored.py" "$store" flip "$digest"
     sway run --image many-small-files --timeout 60 "$work/lied.py" >"$work/lied.out" || true
     expect_equal "what the job saw" EIO "$(cat "$work/lied.out")"
     request PUT "$FILESERVER_URL/v1/blobs/$digest" --data-binary @"$work/blob" \
