@@ -132,8 +132,10 @@ impl Queue {
         let begun = Instant::now();
         loop {
             let job = self.bob.jobs().job(id).await.unwrap();
-            let packages = job.submission.as_ref().unwrap().packages.clone();
-            if job.state.is_final() || packages != Some(Packages::Preparing) {
+            let packages = &job.submission.as_ref().unwrap().packages;
+            // A job whose packages failed ends a moment later.
+            let is_open = matches!(packages, Some(Packages::Preparing | Packages::Failed { .. }));
+            if job.state.is_final() || !is_open {
                 return job;
             }
             assert!(begun.elapsed() < 3 * PATIENCE, "{job:?}");
