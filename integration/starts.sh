@@ -155,12 +155,13 @@ wrong_trace_is_no_fault() {
 # Every frame of a trace in the store is lied about, one byte each.
 frames_are_corrupt() {
     local flipped
+    # A trace may be on its way there from the last run.
+    stop_workers
+    stop fileserver
     cp -rp "$store" "$work/store-corrupt"
     flipped=$(python3 "$root/integration/stored.py" "$work/store-corrupt" flip-frames)
     echo "$flipped frames flipped"
     [ "$flipped" -gt 10 ]
-    stop_workers
-    stop fileserver
     start_fileserver fileserver-corrupt "$work/store-corrupt"
     fresh_worker worker-starts --pool off
     drop_page_cache
