@@ -176,19 +176,22 @@ END
 }
 
 disk_cache_is_corrupt() {
-    local files=()
-    # Without a trace: what is read on demand lies chunk by chunk in the cache.
-    fresh_worker worker-flipped --trace off
-    scipy_works
-    stop_workers
-    mapfile -t files < <(find "$work/worker-flipped/cache" -type f -size +64c)
-    flip_byte "${files[@]}"
-    echo "${#files[@]} files flipped"
-    [ ${#files[@]} -gt 20 ]
-    # The kernel must ask again, too.
-    sync && echo 3 >/proc/sys/vm/drop_caches
-    start_worker worker-flipped --trace off
-    scipy_works
+    local files trace least
+    # What is read on demand lies chunk by chunk in the cache; what a trace brings, in one file.
+    for trace in off:20 push:1; do
+        least=${trace#*:} trace=${trace%:*}
+        fresh_worker worker-flipped --trace "$trace"
+        scipy_works
+        stop_workers
+        mapfile -t files < <(find "$work/worker-flipped/cache" -type f -size +64c)
+        flip_byte "${files[@]}"
+        echo "${#files[@]} files flipped, trace $trace"
+        [ ${#files[@]} -ge "$least" ]
+        # The kernel must ask again, too.
+        sync && echo 3 >/proc/sys/vm/drop_caches
+        start_worker worker-flipped --trace "$trace"
+        scipy_works
+    done
 }
 
 # A small file is one blob, stored under the SHA-1 of its content.

@@ -159,6 +159,13 @@ impl Encoder {
         encoder
     }
 
+    /// The frame of a blob that has this name: its header and the encoded bytes.
+    pub fn frame(&mut self, digest: Digest, raw: &[u8]) -> (FrameHeader, Vec<u8>) {
+        let mut encoded = Vec::new();
+        let len = self.encode(raw, &mut encoded);
+        (FrameHeader::new(digest, raw.len(), len), encoded)
+    }
+
     /// Appends the encoded form of `raw` to `out`; returns its length in bytes.
     pub fn encode(&mut self, raw: &[u8], out: &mut Vec<u8>) -> usize {
         self.compressed.clear();

@@ -196,7 +196,7 @@ impl Containers {
                 rootfs,
                 account,
                 base: start.as_ref().and_then(StartGuard::trace),
-                is_exact: usage.is_fresh() && usage.is_exclusive(),
+                is_exact: usage.aftermath().is_some(),
                 pushed: start.as_ref().and_then(|start| start.pushed(&usage)),
             });
         }

@@ -63,11 +63,18 @@ fn parse_state(text: &str) -> Result<JobState, String> {
 pub(crate) async fn jobs(args: JobsArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let query = JobQuery { state: args.state, queue: args.queue, ..JobQuery::default() };
     let (workers, mut jobs) = (context.workers()?, Vec::new());
+    let mut left = workers.len();
     for worker in &workers {
         match newest(worker, query.clone(), args.limit).await {
             Ok(found) => jobs.extend(found),
-            Err(error) if workers.len() == 1 => return Err(error.into()),
-            Err(error) => context.is_missing(worker, error),
+            Err(error) => {
+                left -= 1;
+                // No list is another thing than an empty one.
+                if left == 0 {
+                    return Err(error.into());
+                }
+                context.is_missing(worker, error);
+            }
         }
     }
     if workers.len() > 1 {

@@ -72,7 +72,7 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "WHICH", default_value = "submitted", value_parser = ["submitted", "required"])]
     approval: String,
     /// Who decides on jobs that nobody submitted to an owner [default: your user name]
-    #[arg(long, value_name = "NAME", requires = "approval")]
+    #[arg(long, value_name = "NAME")]
     owner: Option<UserName>,
     /// Image of jobs that name none: snippets, handlers [default: science]
     #[arg(long, value_name = "NAME[:TAG]")]
@@ -100,7 +100,6 @@ pub(crate) struct UpArgs {
     log_format: String,
 }
 
-/// Serves until it is told to stop.
 /// What `sway-worker --package-index` takes.
 fn parse_index(text: &str) -> Result<String, String> {
     let is_address = ["http://", "https://"].iter().any(|scheme| text.starts_with(scheme));
@@ -110,6 +109,7 @@ fn parse_index(text: &str) -> Result<String, String> {
     }
 }
 
+/// Serves until it is told to stop.
 #[cfg(target_os = "linux")]
 pub(crate) async fn run(args: UpArgs, context: &Context) -> anyhow::Result<ExitCode> {
     servers::run(args, context).await

@@ -5,35 +5,22 @@ use std::sync::{Arc, Weak};
 
 use super::ImageMount;
 
-/// Counts of a mount.
+/// Jobs of a mount that began.
 #[derive(Debug, Default)]
-pub(super) struct Usage {
-    /// Jobs that began.
-    entered: AtomicU64,
-    /// Those that ended.
-    left: AtomicU64,
-}
+pub(super) struct Usage(AtomicU64);
 
-/// One job's use of a mount. It ends when this is dropped.
+/// One job's use of a mount.
 #[derive(Debug)]
 pub struct MountUse {
     mount: Arc<ImageMount>,
     /// How many jobs began before.
     before: u64,
-    /// Whether none of those was still there.
-    alone: bool,
 }
 
 impl MountUse {
     pub(super) fn of(mount: Arc<ImageMount>) -> Self {
-        let before = mount.usage.entered.fetch_add(1, Ordering::SeqCst);
-        let alone = mount.usage.left.load(Ordering::SeqCst) == before;
-        Self { mount, before, alone }
-    }
-
-    /// The mount.
-    pub fn mount(&self) -> &Arc<ImageMount> {
-        &self.mount
+        let before = mount.usage.0.fetch_add(1, Ordering::SeqCst);
+        Self { mount, before }
     }
 
     /// Whether no job used the mount before: what it reads is not in the kernel's cache.
@@ -41,19 +28,14 @@ impl MountUse {
         self.before == 0
     }
 
-    /// The mount as its only job leaves it; none where there was another.
+    /// The mount as its only job leaves it; none where another one came before or has come since.
     pub fn aftermath(&self) -> Option<Aftermath> {
-        let is_only = self.is_fresh() && self.is_exclusive();
-        is_only.then(|| Aftermath(Arc::downgrade(&self.mount)))
-    }
-
-    /// Whether no other job has used the mount at the same time so far.
-    pub fn is_exclusive(&self) -> bool {
-        self.alone && self.mount.usage.entered.load(Ordering::SeqCst) == self.before + 1
+        let aftermath = Aftermath(Arc::downgrade(&self.mount));
+        aftermath.mount().map(|_| aftermath)
     }
 }
 
-/// A mount as its first job left it. Keeping it keeps no mount.
+/// A mount as its only job left it. Keeping it keeps no mount.
 #[derive(Clone, Debug)]
 pub struct Aftermath(Weak<ImageMount>);
 
@@ -61,12 +43,6 @@ impl Aftermath {
     /// The mount, as long as no other job has begun there.
     pub fn mount(&self) -> Option<Arc<ImageMount>> {
         let mount = self.0.upgrade()?;
-        (mount.usage.entered.load(Ordering::SeqCst) == 1).then_some(mount)
-    }
-}
-
-impl Drop for MountUse {
-    fn drop(&mut self) {
-        self.mount.usage.left.fetch_add(1, Ordering::SeqCst);
+        (mount.usage.0.load(Ordering::SeqCst) == 1).then_some(mount)
     }
 }

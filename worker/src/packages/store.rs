@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use fs_err::File;
 use sway_client::{Client, ClientError};
-use sway_core::blob::{FrameHeader, encode};
+use sway_core::blob::Encoder;
 use sway_core::chunk::CutChunk;
 use sway_core::digest::Digest;
 use sway_core::image::{Draft, LayerError, read_layer};
@@ -127,9 +127,10 @@ async fn send(
             // Each once, however often it is there.
             let lacking = digests.into_iter().zip(batch);
             let lacking = lacking.filter(|(digest, _)| missing.remove(digest));
+            let mut encoder = Encoder::for_chunks();
             let frames = lacking.map(|(digest, raw)| {
-                let encoded = Bytes::from(encode(&raw));
-                (FrameHeader::new(digest, raw.len(), encoded.len()), encoded)
+                let (header, encoded) = encoder.frame(digest, &raw);
+                (header, Bytes::from(encoded))
             });
             Ok(frames.collect::<Vec<_>>())
         });

@@ -63,7 +63,7 @@ use crate::db::{
 };
 use crate::job::output::OutputLog;
 use crate::packages::PackagesConfig;
-use crate::policy::Policy;
+use crate::policy::{Finding, Policy};
 
 /// When to try again after the queue was full.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -617,11 +617,19 @@ fn unreadable() -> JobSpec {
     JobSpec { detach: true, ..JobSpec::new(None, Program::Command { argv: Vec::new() }) }
 }
 
+/// What the policy objects to in a job, the first `max`, and the job back.
+async fn looked_into(
+    policy: Policy,
+    spec: JobSpec,
+    max: usize,
+) -> Result<(Vec<Finding>, JobSpec), QueueError> {
+    let looking = tokio::task::spawn_blocking(move || (policy.findings(&spec, max), spec));
+    looking.await.map_err(|_| QueueError::Stopping)
+}
+
 /// The spec, unless the policy objects to it.
 async fn held_to(policy: Policy, spec: JobSpec) -> Result<JobSpec, QueueError> {
-    let looking =
-        tokio::task::spawn_blocking(move || (policy.findings(&spec, FINDINGS_TOLD_MAX), spec));
-    let (findings, spec) = looking.await.map_err(|_| QueueError::Stopping)?;
+    let (findings, spec) = looked_into(policy, spec, FINDINGS_TOLD_MAX).await?;
     if findings.is_empty() { Ok(spec) } else { Err(QueueError::Policy { policy, findings }) }
 }
 

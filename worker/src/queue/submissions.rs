@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 use super::active::{Active, Progress};
 use super::preparation::planned;
-use super::{Inner, Queue, QueueError, RETRY_AFTER, held_to, is_key};
+use super::{Inner, Queue, QueueError, RETRY_AFTER, held_to, is_key, looked_into};
 use crate::db::{Caller, NewJob, NewSubmission, Scope, new_id};
 use crate::policy::Policy;
 
@@ -156,9 +156,8 @@ impl Queue {
         let (spec, findings) = match spec {
             None => (None, Vec::new()),
             Some(spec) => {
-                let looking = move || (Policy::Science.findings(&spec, FINDINGS_MAX + 1), spec);
-                let looked = tokio::task::spawn_blocking(looking).await;
-                let (findings, spec) = looked.map_err(|_| QueueError::Stopping)?;
+                let max = FINDINGS_MAX + 1;
+                let (findings, spec) = looked_into(Policy::Science, spec, max).await?;
                 (Some(spec), findings)
             }
         };
@@ -366,8 +365,6 @@ pub(super) async fn for_approval(
 
 /// How much the policy objects to in a job, as far as a review lists it.
 async fn counted(spec: JobSpec) -> Result<(u32, JobSpec), QueueError> {
-    let looking = move || (Policy::Science.findings(&spec, FINDINGS_MAX).len(), spec);
-    let looked = tokio::task::spawn_blocking(looking).await;
-    let (findings, spec) = looked.map_err(|_| QueueError::Stopping)?;
-    Ok((u32::try_from(findings).unwrap_or(u32::MAX), spec))
+    let (findings, spec) = looked_into(Policy::Science, spec, FINDINGS_MAX).await?;
+    Ok((u32::try_from(findings.len()).unwrap_or(u32::MAX), spec))
 }

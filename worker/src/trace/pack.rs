@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sway_core::blob::{Blob, Encoder, FrameHeader};
+use sway_core::blob::{Blob, Encoder};
 use sway_core::chunk::PAGE_LEN;
 use sway_core::digest::Digest;
 use sway_core::manifest::{Ino, PageSource};
@@ -51,10 +51,8 @@ impl Traces {
                 let mut encoder = Encoder::new(LEVEL);
                 let missing = batch.iter().filter(|blob| missing.contains(&blob.digest()));
                 let encoded = missing.map(|blob| {
-                    let mut out = Vec::new();
-                    let len = encoder.encode(blob.as_ref(), &mut out);
-                    let header = FrameHeader::new(blob.digest(), blob.as_ref().len(), len);
-                    (header, Bytes::from(out))
+                    let (header, encoded) = encoder.frame(blob.digest(), blob.as_ref());
+                    (header, Bytes::from(encoded))
                 });
                 encoded.collect::<Vec<_>>()
             })
