@@ -65,11 +65,13 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
 }
 
 fn unmount_below(folder: &Path) -> Result<()> {
+    // The kernel names them in full.
+    let folder = std::path::absolute(folder)?;
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     let below: Vec<&str> = mounts
         .lines()
         .filter_map(|line| line.split(' ').nth(4))
-        .filter(|at| Path::new(at).starts_with(folder))
+        .filter(|at| Path::new(at).starts_with(&folder))
         .collect();
     // The newest first: they may lie on one another.
     for at in below.into_iter().rev() {
