@@ -28,7 +28,7 @@ use super::spool::Spool;
 pub(super) const BATCH_LEN: usize = 2 << 20;
 
 /// Batches between readers and workers.
-const BATCHES_WAITING: usize = 1;
+const BATCHES_WAITING: usize = 4;
 
 /// What is to be done with a layer of an image.
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +88,7 @@ pub(crate) async fn read_layers(
     })
     // While the fileserver is asked about one, another is worked on.
     .map(|batch| name_and_pack(client, spool, batch))
-    .buffered(2 * cores)
+    .buffered(3 * cores)
     .try_fold(
         HashMap::<usize, Vec<CutChunk>>::new(),
         |mut named, (layer, chunks)| async move {

@@ -14,7 +14,7 @@ use super::spool::{Frame, Spool};
 
 /// Bytes of one request, at which it is closed: what is sent again where the server was out of
 /// reach. The server makes what is in one durable at once.
-const REQUEST_LEN: usize = 24 << 20;
+const REQUEST_LEN: usize = 8 << 20;
 
 /// Bytes that are read from the spool at a time, and at which a piece is closed.
 const PIECE_LEN: usize = 128 << 10;
