@@ -109,6 +109,7 @@ impl Containers {
 
     async fn carry_out(&self, order: RunOrder) -> RunOutcome {
         let begun = Instant::now();
+        let _running = self.traces.as_ref().map(Traces::job);
         let is_recorded = is_recording(&order.spec);
         let key = TraceKey::of_program(&order.spec.program);
         // Held to the end of the run: the last one ends the start.

@@ -24,6 +24,7 @@ pub mod users;
 pub mod passes;
 pub mod http;
 mod containers;
+mod priority;
 
 use std::fs::{File, Permissions};
 use std::io;

@@ -203,20 +203,19 @@ impl Life<'_> {
         Ok(())
     }
 
-    /// Back to back: the kernel takes pages back that nobody used for some seconds. What a cold
-    /// start leaves to be done behind the job's back is given the time to end first.
+    /// Back to back and in turns: the kernel takes pages back that nobody used for some seconds, and
+    /// the machine's speed changes. What a cold start leaves to be done behind the job's back is
+    /// given the time to end first.
     fn hot(&self, bench: &mut Bench, worker: &crate::arms::sway::Worker) -> Result<()> {
         let Workload { image, program, .. } = self.workload;
         pause(SETTLING);
+        let native = Native::new(&bench.scratch, &image.rootfs, program)?;
+        native.run(program)?;
         worker.run(&bench.installation, self.workload)?;
         for _ in 0..HOT_RUNS {
             bench.record(self.round, &self.cell("hot", "Sway"), |bench| {
                 worker.run(&bench.installation, self.workload)
             });
-        }
-        let native = Native::new(&bench.scratch, &image.rootfs, program)?;
-        native.run(program)?;
-        for _ in 0..HOT_RUNS {
             bench.record(self.round, &self.cell("hot", "native"), |_| native.run(program));
         }
         Ok(())

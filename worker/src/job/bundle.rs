@@ -33,6 +33,10 @@ const TMPFS_BYTES_PER_INODE: u64 = 4096;
 /// Length of a period of the CPU quota, in microseconds: the kernel's default.
 pub(crate) const CPU_PERIOD_US: u64 = 100_000;
 
+/// What a container that waits gets of busy processors, beside a job's 1024 (`cpu.shares` of
+/// cgroup v1; runc translates it).
+const WAITING_SHARES: u32 = 128;
+
 /// Tasks that runc itself needs in the container until it starts the job's program.
 pub(crate) const RUNC_TASKS: u32 = 24;
 
@@ -114,7 +118,9 @@ pub(crate) fn plan_waiting<'a>(
     process: Process,
 ) -> Result<Bundle<'a>, RunError> {
     let (skeleton, env) = (common(request)?, environment(request));
-    Ok(Bundle { config: config(request, &process, &env), skeleton, process })
+    let mut config = config(request, &process, &env);
+    config["linux"]["resources"]["cpu"]["shares"] = json!(WAITING_SHARES);
+    Ok(Bundle { config, skeleton, process })
 }
 
 /// What every job on the image has above it.

@@ -200,6 +200,8 @@ struct MemoryLimit {
 struct CpuQuota {
     quota: u64,
     period: u64,
+    /// Of v1: beside 1024, the usual.
+    shares: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -280,6 +282,9 @@ impl Cgroup {
         }
         self.set("cpu.cfs_period_us", &cpu.period.to_string())?;
         self.set("cpu.cfs_quota_us", &cpu.quota.to_string())?;
+        if let Some(shares) = cpu.shares {
+            self.set("cpu.shares", &shares.to_string())?;
+        }
         self.limit_tasks(pids.limit)
     }
 
@@ -365,6 +370,14 @@ impl Cgroup {
             self.set("cpu.cfs_quota_us", &quota_us.to_string())?;
         }
         self.limit_tasks(tasks)
+    }
+
+    /// Gives a group that had less the usual part of busy processors.
+    pub(crate) fn give_usual_share(&self) -> io::Result<()> {
+        match self.hierarchies.unified {
+            true => self.set("cpu.weight", "100"),
+            false => self.set("cpu.shares", "1024"),
+        }
     }
 
     /// Lets at most so many tasks be in the group from now on.

@@ -30,6 +30,15 @@ impl Sandbox {
     }
 }
 
+/// Who waits for a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Haste {
+    /// A job.
+    Now,
+    /// Nobody yet: jobs that run go first.
+    Ahead,
+}
+
 /// A container that was not created, or whose program did not start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CreateError {
@@ -65,11 +74,13 @@ impl Creator {
         id: &str,
         bundle: &Path,
         stdio: ContainerStdio,
+        haste: Haste,
         cancel: &CancellationToken,
     ) -> Option<Result<Container, CreateError>> {
         match self {
             Self::Runc(runc) => {
-                let created = cancel.run_until_cancelled(runc.create(id, bundle, stdio)).await?;
+                let created =
+                    cancel.run_until_cancelled(runc.create(id, bundle, stdio, haste)).await?;
                 Some(created.map_err(CreateError::from))
             }
             Self::Sway(sandboxes) => {

@@ -15,7 +15,7 @@ use super::bundle::{self, Host, Request};
 use super::cgroup::{Cgroup, Hierarchies};
 use super::cleanup;
 use super::container::Container;
-use super::creator::Creator;
+use super::creator::{Creator, Haste};
 use super::data::{self, MountedDataset};
 use super::ids::{self, IdRange, IdRanges};
 use super::network;
@@ -178,6 +178,7 @@ impl Maker {
             }),
         };
         let network = plan.spec.network;
+        let haste = if plan.waits.is_some() { Haste::Ahead } else { Haste::Now };
         let has_stdin = plan.has_stdin();
         let staging = {
             let range = Arc::clone(range);
@@ -214,7 +215,7 @@ impl Maker {
         let begun = Instant::now();
         let (stdio, pipes) =
             Pipes::open(has_stdin, host_uid).map_err(step("make the container's pipes"))?;
-        let creating = self.creator.create(&run.container, &run.stage.home, stdio, cancel);
+        let creating = self.creator.create(&run.container, &run.stage.home, stdio, haste, cancel);
         let container = creating.await.ok_or_else(cancelled)??;
         let egress = match network {
             Network::None => None,

@@ -17,6 +17,8 @@ use tokio::net::unix::pipe;
 use tokio::process::Command;
 
 use super::container::{Container, ContainerStdio};
+use super::creator::Haste;
+use crate::priority::{AHEAD, at_nice};
 
 /// What one runc command may take; 20 ms is usual, a machine out of memory needs more.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(30);
@@ -97,6 +99,7 @@ impl Runc {
         id: &str,
         bundle: &Path,
         stdio: ContainerStdio,
+        haste: Haste,
     ) -> Result<Container, RuncError> {
         let pid_file = bundle.join("pid");
         let log = bundle.join("runc.log");
@@ -105,7 +108,7 @@ impl Runc {
         command.arg(bundle).arg("--pid-file").arg(&pid_file).arg(id);
         command.stdin(stdio.stdin.map_or_else(Stdio::null, Stdio::from));
         command.stdout(stdio.stdout).stderr(stdio.stderr);
-        self.run(command, "create", Some(&log)).await?;
+        self.run(command, "create", Some(&log), haste).await?;
         watch(&pid_file).map_err(RuncError::Watch)
     }
 
@@ -129,7 +132,7 @@ impl Runc {
         let log = bundle.join("runc-start.log");
         let mut command = self.command();
         command.arg("--log").arg(&log).args(["--log-format", "json", "start", id]);
-        self.run(quiet(command), "start", Some(&log)).await
+        self.run(quiet(command), "start", Some(&log), Haste::Now).await
     }
 
     fn command(&self) -> Command {
@@ -143,14 +146,26 @@ impl Runc {
 
     async fn run(
         &self,
-        mut command: Command,
+        command: Command,
         name: &'static str,
         log: Option<&Path>,
+        haste: Haste,
     ) -> Result<(), RuncError> {
         let start = |source| RuncError::Start { runc: self.program.clone(), source };
-        let mut child = command.spawn().map_err(start)?;
-        // The ends of the container's pipes are in `command`: end of file must not wait for us.
-        drop(command);
+        // The ends of the container's pipes are in `command`: end of file must not wait for us, so
+        // it goes at once.
+        let spawn = move || {
+            let mut command = command;
+            command.spawn()
+        };
+        let spawned = match haste {
+            Haste::Now => spawn(),
+            Haste::Ahead => {
+                let spawning = tokio::task::spawn_blocking(|| at_nice(AHEAD, spawn));
+                spawning.await.map_err(io::Error::other).flatten()
+            }
+        };
+        let mut child = spawned.map_err(start)?;
         let status = tokio::time::timeout(COMMAND_DEADLINE, child.wait())
             .await
             .map_err(|_| RuncError::Timeout { command: name })?

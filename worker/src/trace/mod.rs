@@ -1,7 +1,7 @@
 //! Recording: what a run touched becomes, or grows, the trace of its image.
 //!
 //! All of it happens after a run has ended, in one task that works off a bounded queue at low
-//! priority and ends with the worker. `record` merges and publishes, `pack` makes frames,
+//! priority, gives way to jobs, and ends with the worker. `record` merges and publishes, `pack` makes frames,
 //! `derive` gives an image the traces of images with the same contents, and finds donors for those
 //! that have none; what is known of contents lies in the database.
 
@@ -12,6 +12,7 @@ mod request;
 mod store;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sway_client::{Client, ClientError};
 use sway_core::api::jobs::RECORD_LABEL;
@@ -20,7 +21,7 @@ use sway_core::job::JobSpec;
 use sway_core::name::UserName;
 use sway_core::trace::{Trace, TraceError, TraceKey};
 use sway_server::tasks::Tasks;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::account::RunAccount;
 use crate::db::{Db, DbError};
@@ -32,6 +33,10 @@ pub use self::request::{Deferred, PrepareError};
 
 /// Runs that may wait to be recorded; what more ends meanwhile is not.
 const QUEUE_MAX: usize = 64;
+
+/// How long each frame waits for jobs to end. Even at the lowest priority, compressing slows down
+/// who computes on the same core's other thread, or waits for the same memory.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why a trace was not recorded or derived. Runs don't notice.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +99,18 @@ pub struct Traces {
     shares: bool,
     queue: mpsc::Sender<EndedRun>,
     preparing: Arc<Semaphore>,
+    /// Jobs that run.
+    running: watch::Sender<u32>,
+}
+
+/// A job that runs.
+#[derive(Debug)]
+pub struct RunningJob(Arc<Traces>);
+
+impl Drop for RunningJob {
+    fn drop(&mut self) {
+        self.0.running.send_modify(|running| *running -= 1);
+    }
 }
 
 impl Traces {
@@ -102,9 +119,23 @@ impl Traces {
     pub fn new(client: Client, db: Db, tasks: &Tasks, shares: bool) -> Arc<Self> {
         let (queue, ended) = mpsc::channel(QUEUE_MAX);
         let preparing = Arc::new(Semaphore::new(request::PREPARING_MAX));
-        let traces = Arc::new(Self { client, db, tasks: tasks.clone(), shares, queue, preparing });
+        let (tasks, running) = (tasks.clone(), watch::Sender::new(0));
+        let traces = Arc::new(Self { client, db, tasks, shares, queue, preparing, running });
+        let tasks = &traces.tasks;
         tasks.spawn("record traces", record::work_off(Arc::clone(&traces), ended));
         traces
+    }
+
+    /// A job runs as long as this is kept; recording gives way to it.
+    pub fn job(self: &Arc<Self>) -> RunningJob {
+        self.running.send_modify(|running| *running += 1);
+        RunningJob(Arc::clone(self))
+    }
+
+    /// Waits until no job runs, but not for ever.
+    async fn give_way(&self) {
+        let mut running = self.running.subscribe();
+        let _ = tokio::time::timeout(PATIENCE, running.wait_for(|running| *running == 0)).await;
     }
 
     /// Takes note of a run that has ended, for later. Never waits: with too many runs before it,

@@ -13,6 +13,7 @@ use sway_core::trace::{FRAME_LEN_MAX, FramePart};
 use super::{RecordError, Traces};
 use crate::account::RunAccount;
 use crate::cache::Chunks;
+use crate::priority::{BACKGROUND, at_nice};
 use crate::rootfs::Rootfs;
 
 /// zstd level of frames: they are made once, off everybody's path, and sent at every cold start.
@@ -46,18 +47,19 @@ impl Traces {
     async fn send(&self, batch: Vec<Blob>) -> Result<(), RecordError> {
         let digests: Vec<Digest> = batch.iter().map(Blob::digest).collect();
         let missing = self.client.blobs().missing(&digests).await?;
-        let encoding = tokio::task::spawn_blocking(move || {
-            at_low_priority(|| {
-                let mut encoder = Encoder::new(LEVEL);
-                let missing = batch.iter().filter(|blob| missing.contains(&blob.digest()));
-                let encoded = missing.map(|blob| {
+        let (mut encoder, mut encoded) = (Encoder::new(LEVEL), Vec::new());
+        for blob in batch.into_iter().filter(|blob| missing.contains(&blob.digest())) {
+            self.give_way().await;
+            let encoding = tokio::task::spawn_blocking(move || {
+                at_nice(BACKGROUND, || {
                     let (header, encoded) = encoder.frame(blob.digest(), blob.as_ref());
-                    (header, Bytes::from(encoded))
-                });
-                encoded.collect::<Vec<_>>()
-            })
-        });
-        let encoded = encoding.await.map_err(|_| RecordError::Stopping)?;
+                    (encoder, (header, Bytes::from(encoded)))
+                })
+            });
+            let (used, frame) = encoding.await.map_err(|_| RecordError::Stopping)?;
+            encoder = used;
+            encoded.push(frame);
+        }
         if !encoded.is_empty() {
             self.client.blobs().upload_batch(&encoded).await?;
         }
@@ -121,17 +123,4 @@ impl<'a> Source<'a> {
         self.last = Some((chunk, blob.clone()));
         Ok(blob)
     }
-}
-
-/// Runs `work` so that jobs go first. Blocking threads are shared, so the priority is set back.
-pub(super) fn at_low_priority<T>(work: impl FnOnce() -> T) -> T {
-    // On Linux this is the calling thread's. Only root may raise it again.
-    let before = rustix::process::getpriority_process(None).unwrap_or(0);
-    let lowered = rustix::process::geteuid().is_root()
-        && rustix::process::setpriority_process(None, 19).is_ok();
-    let done = work();
-    if lowered && let Err(error) = rustix::process::setpriority_process(None, before) {
-        tracing::warn!(%error, "a thread stays at low priority");
-    }
-    done
 }

@@ -10,10 +10,10 @@ use sway_core::trace::{Trace, TraceKey};
 use tokio::sync::mpsc;
 
 use super::derive::DONATED_SHARE;
-use super::pack::at_low_priority;
 use super::store::{Stored, ref_of};
 use super::{EndedRun, RecordError, Subject, Traces};
 use crate::db::KnownTrace;
+use crate::priority::{BACKGROUND, at_nice};
 use crate::start::Pushed;
 
 /// How often a trace is merged again because another worker was faster.
@@ -44,7 +44,7 @@ impl Traces {
     /// Puts down how much of what was pushed for a run it used, as far as that is known.
     async fn note_used(&self, job_id: &str, pushed: Pushed) -> Result<(), RecordError> {
         let bytes = pushed.bytes();
-        let looking = tokio::task::spawn_blocking(move || at_low_priority(|| pushed.used()));
+        let looking = tokio::task::spawn_blocking(move || at_nice(BACKGROUND, || pushed.used()));
         match looking.await.map_err(|_| RecordError::Stopping)? {
             Ok(Some(used)) => {
                 let counter = |what| metrics::counter!("sway_trace_bytes_total", "what" => what);
@@ -74,7 +74,7 @@ impl Traces {
         let manifest = Arc::clone(run.rootfs.manifest());
         let seen = tokio::task::spawn_blocking({
             let manifest = Arc::clone(&manifest);
-            move || at_low_priority(|| Touches::of_run(&manifest, &noted))
+            move || at_nice(BACKGROUND, || Touches::of_run(&manifest, &noted))
         });
         let seen = seen.await.map_err(|_| RecordError::Stopping)?;
         let contents = Contents::of(&manifest);

@@ -123,6 +123,7 @@ const SCRIPTS: &[&str] = &[
     "import os; print(sorted(os.environ.items()), os.getuid(), os.getgid(), os.getgroups())",
     "import os, socket; print(socket.gethostname(), open('/etc/hostname').read(), open('/etc/hosts').read())",
     "import os; print(sorted(os.listdir('/proc/self/fd')), oct(os.umask(0)))",
+    "import os; print({os.getpriority(os.PRIO_PROCESS, int(pid)) for pid in os.listdir('/proc') if pid.isdigit()})",
     "print([line for line in open('/proc/self/status') if line.startswith(('Cap', 'NoNew', 'Seccomp:', 'Groups', 'Uid', 'Gid', 'Sig', 'Shd'))])",
     "print(open('/proc/self/limits').read(), open('/proc/self/oom_score_adj').read())",
     // Each has ids of its own.
@@ -253,6 +254,48 @@ async fn a_container_serves_one_job_and_its_memory_is_the_jobs() {
             [with, without].map(|ran| ran.outcome.used.memory_peak_bytes.unwrap());
         assert!(with.abs_diff(without) < 4 << 20, "{with} {without}");
     }
+    warm.end().await;
+}
+
+/// What part of busy processors the containers of the pool get, by a bench's groups.
+fn shares(bench: &Bench) -> Vec<String> {
+    let hierarchies = fs_err::read_dir("/sys/fs/cgroup").unwrap();
+    let roots = hierarchies.map(|entry| entry.unwrap().path()).chain(["/sys/fs/cgroup".into()]);
+    let groups =
+        roots.filter_map(|root| fs_err::read_dir(root.join("sway").join(&bench.worker_id)).ok());
+    let files = groups.flatten().flat_map(|group| {
+        let group = group.unwrap().path();
+        ["cpu.shares", "cpu.weight"].map(|name| group.join(name))
+    });
+    let mut shares: Vec<String> = files
+        .filter(|file| file.to_str().unwrap().contains("/wait-"))
+        .filter_map(|file| Some(fs_err::read_to_string(file).ok()?.trim().to_owned()))
+        .collect();
+    shares.sort();
+    shares
+}
+
+#[tokio::test]
+async fn what_waits_gives_way_to_jobs_and_gets_the_usual_share_with_its_own() {
+    let warm = Warm::new(image());
+    warm.run(|| Order::python("print('hi')")).await;
+    let is_usual = |share: &String| share == "1024" || share == "100";
+    let seen = async |wanted: fn(usize, usize) -> bool| {
+        let begun = Instant::now();
+        loop {
+            let shares = shares(&warm.bench);
+            let usual = shares.iter().filter(|it| is_usual(it)).count();
+            if wanted(usual, shares.len()) {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{shares:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    // The first one is gone, the next one waits.
+    seen(|usual, all| usual == 0 && all > 0).await;
+    let slow = || Order::python("import time; time.sleep(2)");
+    tokio::join!(warm.run(slow), seen(|usual, _| usual == 1));
     warm.end().await;
 }
 

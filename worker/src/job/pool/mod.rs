@@ -37,6 +37,7 @@ use super::program;
 use super::skeleton::Skeleton;
 use super::user::User;
 use super::{Rootfs, RunError};
+use crate::priority;
 
 /// Containers that are made at a time.
 const MADE_AT_ONCE: usize = 2;
@@ -205,7 +206,7 @@ impl Pool {
                 };
                 return Some((None, Some(asked)));
             };
-            if let Err(error) = self.serve(&mut waiting, plan, &bundle.skeleton) {
+            if let Err(error) = self.serve(&mut waiting, plan, user, &bundle.skeleton) {
                 tracing::warn!(%error, run.name = waiting.run.container, "a container of the pool can't be used");
                 self.lock().gone.push(waiting);
                 continue;
@@ -219,8 +220,18 @@ impl Pool {
     }
 
     /// Puts in place what is the job's own.
-    fn serve(&self, waiting: &mut Waiting, plan: &Plan, skeleton: &Skeleton<'_>) -> io::Result<()> {
-        let Waiting { run, overlay, created, limits, preloaded, .. } = waiting;
+    fn serve(
+        &self,
+        waiting: &mut Waiting,
+        plan: &Plan,
+        user: &User,
+        skeleton: &Skeleton<'_>,
+    ) -> io::Result<()> {
+        let Waiting { run, range, overlay, created, limits, preloaded, .. } = waiting;
+        // It was made with less.
+        let ids = make::maps(range.base(), plan.mount.as_ref(), user).map_err(io::Error::other)?;
+        priority::restore(ids.uids.outside(user.uid).unwrap_or_else(|| range.base()))?;
+        run.cgroup.give_usual_share()?;
         overlay.furnish(skeleton)?;
         kernel::set_hostname(created.container.pid(), &plan.hostname)?;
         let wanted = &plan.limits;
