@@ -96,6 +96,19 @@ async fn all_ended(site: &Site, ids: &[String]) {
     }
 }
 
+/// Waits until one of these jobs runs.
+async fn one_runs(site: &Site, ids: &[String]) {
+    let (client, begun) = (site.client(), Instant::now());
+    loop {
+        for id in ids {
+            if client.jobs().job(id).await.unwrap().state == JobState::Running {
+                return;
+            }
+        }
+        assert!(begun.elapsed() < LONG, "no job runs");
+    }
+}
+
 /// What runs leave behind on the host: control groups, directories, mounts.
 fn leftovers(site: &Site) -> Vec<PathBuf> {
     let dir = site.worker_dir();
@@ -150,6 +163,7 @@ async fn a_queue_of_fifty_outlives_its_worker_and_each_job_runs_once() {
     let ids: Vec<String> = jobs.into_iter().map(|job| job.id).collect();
     // Amid the queue: some have ended, some run, most wait.
     all_ended(&site, &ids[..10]).await;
+    one_runs(&site, &ids[10..]).await;
     site.kill();
     site.restart().await;
     all_ended(&site, &ids).await;
