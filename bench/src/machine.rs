@@ -116,7 +116,11 @@ pub(crate) fn describe(data: &Path) -> Vec<(String, String)> {
             "memory".to_owned(),
             kib.map_or_else(|| "unknown".to_owned(), |kib| format!("{} GiB", kib >> 20)),
         ),
-        ("kernel".to_owned(), said("uname", &["-sr"])),
+        // What follows a dash is whose build it is.
+        (
+            "kernel".to_owned(),
+            said("uname", &["-sr"]).split('-').next().unwrap_or_default().to_owned(),
+        ),
         ("filesystem".to_owned(), filesystem),
         ("runc".to_owned(), said("runc", &["--version"])),
     ]

@@ -1,9 +1,9 @@
 //! Recording: what a run touched becomes, or grows, the trace of its image.
 //!
 //! All of it happens after a run has ended, in one task that works off a bounded queue at low
-//! priority, gives way to jobs, and ends with the worker. `record` merges and publishes, `pack` makes frames,
-//! `derive` gives an image the traces of images with the same contents, and finds donors for those
-//! that have none; what is known of contents lies in the database.
+//! priority, gives way to jobs, and ends with the worker. `record` merges and publishes, `pack`
+//! makes frames, `derive` gives an image the traces of images with the same contents, and finds
+//! donors for those that have none; what is known of contents lies in the database.
 
 mod derive;
 mod pack;
