@@ -8,7 +8,8 @@ use futures::future::try_join_all;
 use reqwest::header::{ETAG, HeaderMap, IF_NONE_MATCH};
 use reqwest::{Method, Response, StatusCode};
 use sway_core::api::start::{
-    START_BUNDLE_HEADER, START_HAVE_MAX, START_IMAGE_HEADER, START_MANIFEST_HEADER, STRIPES_MAX,
+    START_BASE_HEADER, START_BUNDLE_HEADER, START_HAVE_MAX, START_IMAGE_HEADER,
+    START_MANIFEST_HEADER, STRIPES_MAX,
 };
 use sway_core::digest::Digest;
 use sway_core::name::{RefName, UserName};
@@ -41,6 +42,9 @@ pub struct StartQuery {
     pub have: Vec<Digest>,
     /// Of the state that is here already, as an earlier answer gave it.
     pub etag: Option<String>,
+    /// Whether the blobs of that state are here too: those are left out, as far as the manifest is
+    /// the same ([`StartHead::base`]).
+    pub changes: bool,
     /// Connections, 1 to [`STRIPES_MAX`].
     pub stripes: u8,
 }
@@ -61,6 +65,9 @@ impl StartQuery {
         for have in self.have.iter().take(START_HAVE_MAX) {
             query.append_pair("have", &have.to_hex());
         }
+        if self.changes {
+            query.append_pair("changes", "true");
+        }
         if stripes > 1 {
             query.append_pair("stripe", &stripe.to_string());
             query.append_pair("stripes", &stripes.to_string());
@@ -78,6 +85,8 @@ pub struct StartHead {
     pub manifest: Digest,
     /// The bundle of its trace; none if it has no trace.
     pub bundle: Option<Digest>,
+    /// The bundle whose blobs the answer leaves out, and the manifest with them.
+    pub base: Option<Digest>,
     /// Names this state in a later question.
     pub etag: String,
 }
@@ -199,6 +208,7 @@ impl Client {
             image: parsed(text(START_IMAGE_HEADER)?).map_err(|_| bad(START_IMAGE_HEADER))?,
             manifest: digest(START_MANIFEST_HEADER)?.ok_or_else(|| bad(START_MANIFEST_HEADER))?,
             bundle: digest(START_BUNDLE_HEADER)?,
+            base: digest(START_BASE_HEADER)?,
             etag: text(ETAG.as_str())?.ok_or_else(|| bad(ETAG.as_str()))?.to_owned(),
         })
     }

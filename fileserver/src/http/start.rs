@@ -11,8 +11,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use sway_core::api::blobs::FRAMES_MEDIA_TYPE;
 use sway_core::api::start::{
-    START_BUNDLE_HEADER, START_HAVE_MAX, START_IMAGE_HEADER, START_MANIFEST_HEADER,
-    START_NAMES_MAX, start_etag,
+    START_BASE_HEADER, START_BUNDLE_HEADER, START_HAVE_MAX, START_IMAGE_HEADER,
+    START_MANIFEST_HEADER, START_NAMES_MAX, parse_start_etag, start_etag,
 };
 use sway_core::bundle::Bundle;
 use sway_core::digest::Digest;
@@ -38,7 +38,7 @@ pub(super) async fn get(
     let trace = asked.trace(&app, manifest).await?;
 
     let etag = start_etag(manifest, trace.as_ref().map(|(digest, _)| *digest));
-    let unchanged = is_known(&headers, &etag);
+    let unchanged = known(&headers).any(|known| known == etag);
     let mut head = HeaderMap::new();
     let text = |text: String| HeaderValue::try_from(text).expect("refs and digests are ASCII");
     head.insert(header::ETAG, text(etag));
@@ -53,9 +53,17 @@ pub(super) async fn get(
         return Ok((StatusCode::NOT_MODIFIED, head, Body::empty()).into_response());
     }
     head.insert(header::CONTENT_TYPE, HeaderValue::from_static(FRAMES_MEDIA_TYPE));
+    let mut have: HashSet<Digest> = asked.have.iter().copied().collect();
+    if asked.changes
+        && trace.is_some()
+        && let Some((base, bundle)) = base(&app, manifest, &headers).await?
+    {
+        head.insert(START_BASE_HEADER, text(base.to_hex()));
+        have.extend([manifest].into_iter().chain(bundle.members));
+    }
     let members = trace.map_or_else(Vec::new, |(_, bundle)| bundle.members);
     let mut blobs: Vec<Digest> = [manifest].into_iter().chain(members).collect();
-    blobs.retain(|digest| !asked.have.contains(digest));
+    blobs.retain(|digest| !have.contains(digest));
     let body = stripe::frames(&app, blobs, HashSet::new(), asked.stripe, false).await?;
     Ok((head, body).into_response())
 }
@@ -68,6 +76,7 @@ struct Asked {
     user: UserName,
     keys: Vec<TraceKey>,
     have: Vec<Digest>,
+    changes: bool,
     stripe: StripeOf,
 }
 
@@ -79,6 +88,7 @@ impl Asked {
             user: identity.user.clone(),
             keys: Vec::new(),
             have: Vec::new(),
+            changes: false,
             stripe: StripeOf::WHOLE,
         };
         for (name, value) in pairs {
@@ -88,6 +98,7 @@ impl Asked {
                 "user" => asked.user = parsed(name, UserName::from_ref_part(value))?,
                 "key" => asked.keys.push(parsed(name, value.parse())?),
                 "have" => asked.have.push(parsed(name, value.parse())?),
+                "changes" => asked.changes = parsed(name, value.parse())?,
                 "stripe" => asked.stripe.number = parsed(name, value.parse())?,
                 "stripes" => asked.stripe.of = parsed(name, value.parse())?,
                 _ => return Err(malformed(format!("there is no parameter {name:?}"))),
@@ -156,13 +167,27 @@ fn malformed(message: impl Into<String>) -> ServerError {
         .hint("see GET /v1/start in docs/http-api.md")
 }
 
-/// Whether `If-None-Match` names what would be sent (RFC 9110, 13.1.2).
-fn is_known(headers: &HeaderMap, etag: &str) -> bool {
-    let known = headers.get_all(header::IF_NONE_MATCH);
-    known.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(
-        |known| {
-            let known = known.trim();
-            known.strip_prefix("W/").unwrap_or(known) == etag
-        },
-    )
+/// The bundle that the caller has of this manifest, as `If-None-Match` names it. One that can't be
+/// read is as if not there.
+async fn base(
+    app: &App,
+    manifest: Digest,
+    headers: &HeaderMap,
+) -> Result<Option<(Digest, Bundle)>, ServerError> {
+    let mut named = known(headers).filter_map(parse_start_etag);
+    let Some(base) = named.find_map(|(of, bundle)| bundle.filter(|_| of == manifest)) else {
+        return Ok(None);
+    };
+    let store = Arc::clone(&app.blobs);
+    let load = move || load(&*store, base).ok().map(|bundle| (base, bundle));
+    blocking(move || Ok::<_, ServerError>(load())).await
+}
+
+/// What `If-None-Match` names (RFC 9110, 13.1.2).
+fn known(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let known = headers.get_all(header::IF_NONE_MATCH).into_iter();
+    known.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).map(|known| {
+        let known = known.trim();
+        known.strip_prefix("W/").unwrap_or(known)
+    })
 }

@@ -5,7 +5,7 @@ use futures::TryStreamExt as _;
 use sway_client::refs::Expect;
 use sway_client::start::{START_MOVED, StartAnswer, StartHead, StartQuery};
 use sway_client::{Client, ClientError};
-use sway_core::api::start::{START_PIECE_LEN, STRIPES_MAX};
+use sway_core::api::start::{START_PIECE_LEN, STRIPES_MAX, start_etag};
 use sway_core::blob::FrameHeader;
 use sway_core::bundle::Bundle;
 use sway_core::digest::Digest;
@@ -45,6 +45,7 @@ fn query(image: &str) -> StartQuery {
         keys: vec![key("app.py"), TraceKey::any()],
         have: Vec::new(),
         etag: None,
+        changes: false,
         stripes: 6,
     }
 }
@@ -164,6 +165,45 @@ async fn a_state_that_is_known_is_not_sent_again() {
     let stored = store(&client, image, &key("app.py"), 2).await;
     let (moved, frames) = stream(&client, known).await;
     assert_eq!((moved.manifest, frames), (stored[0].0.digest, stored));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn of_a_trace_that_has_grown_only_what_is_new_is_sent_to_who_has_the_rest() {
+    let server = Server::start().await;
+    let client = server.client();
+    let image = "images/ada/x:1";
+    let stored = store(&client, image, &key("app.py"), 1).await;
+    let (head, _) = stream(&client, query(image)).await;
+    assert_eq!(head.base, None);
+    let new = frame(&noise(7, 5000));
+    client.blobs().upload_batch(std::slice::from_ref(&new)).await.unwrap();
+    let members = [new.0.digest].into_iter().chain(stored[1..].iter().map(|(it, _)| it.digest));
+    let bundle = Bundle { members: members.collect() };
+    let bundle = client.blobs().put(&bundle.encode().unwrap()).await.unwrap();
+    let trace = trace_ref(&ada(), head.manifest, &key("app.py"));
+    client.refs().put(&trace, bundle, Expect::Any).await.unwrap();
+
+    let etag = Some(head.etag.clone());
+    let known = StartQuery { etag, changes: true, ..query(image) };
+    let (later, frames) = stream(&client, known.clone()).await;
+    assert_eq!((later.base, later.bundle), (head.bundle, Some(bundle)));
+    assert_eq!(frames, std::slice::from_ref(&new));
+    let (all, frames) = stream(&client, StartQuery { changes: false, ..known.clone() }).await;
+    assert_eq!((all.base, frames.len()), (None, stored.len() + 1));
+
+    // Who has nothing, something that is unknown, or another image, gets everything.
+    let foreign = Digest::of(b"foreign");
+    for etag in [
+        None,
+        Some(start_etag(head.manifest, None)),
+        Some(start_etag(head.manifest, Some(foreign))),
+        Some(start_etag(foreign, head.bundle)),
+        Some("\"nonsense\"".to_owned()),
+    ] {
+        let (head, frames) = stream(&client, StartQuery { etag, ..known.clone() }).await;
+        assert_eq!((head.base, frames.len()), (None, stored.len() + 1));
+    }
     server.stop().await;
 }
 

@@ -55,6 +55,7 @@ async fn a_pinned_certificate_is_believed_and_no_other() {
         keys: Vec::new(),
         have: Vec::new(),
         etag: None,
+        changes: false,
         stripes: 4,
     };
     let StartAnswer::Stream(_, frames) = pinned.start(query).await.unwrap() else {

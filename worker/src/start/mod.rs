@@ -407,6 +407,7 @@ impl Starts {
             keys: self.keys(&name.key),
             have: Vec::new(),
             etag,
+            changes: early.is_some(),
             stripes: STRIPES,
         };
         let answer = self.ask_again(query).await?;

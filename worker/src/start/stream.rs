@@ -70,7 +70,7 @@ pub(super) async fn run(starts: &Arc<Starts>, shared: &Arc<Shared>, origin: Orig
     });
 }
 
-/// Keeps a stream on disk and does nothing else with it: a start from an older file is under way.
+/// Brings the file of a start up to date and does nothing else: a start from it is under way.
 pub(super) fn refresh(
     starts: &Arc<Starts>,
     key: &StartKey,
@@ -78,7 +78,7 @@ pub(super) fn refresh(
     mut frames: FrameStream,
 ) {
     let (Some(files), true) = (&starts.files, head.bundle.is_some()) else { return };
-    let writer = write(starts, files, key.clone(), head.etag);
+    let writer = write(starts, files, key.clone(), head);
     let (mounts, manifest) = (Arc::clone(&starts.mounts), key.manifest);
     starts.tasks.spawn("refresh start", async move {
         loop {
@@ -101,16 +101,19 @@ pub(super) fn refresh(
 }
 
 /// Writes the file of a start on a thread of its own.
-fn write(starts: &Starts, files: &Arc<StartFiles>, key: StartKey, etag: String) -> Writer {
+fn write(starts: &Starts, files: &Arc<StartFiles>, key: StartKey, head: StartHead) -> Writer {
     let (sender, mut written) = mpsc::channel(RECEIVED_MAX);
     let files = Arc::clone(files);
     starts.tasks.spawn_blocking("write start", move || {
-        let done = files.create(&key, &etag).and_then(|mut writer| {
+        let done = files.create(&key, &head.etag).and_then(|mut writer| {
             while let Some(next) = written.blocking_recv() {
                 match next {
                     Written::Frame(header, encoded) => writer.push(&header, &encoded)?,
                     Written::End => {
-                        writer.commit()?;
+                        match head.base {
+                            Some(base) => files.renew(&key, base, writer)?,
+                            None => writer.commit()?,
+                        }
                         files.keep_bound();
                         break;
                     }
@@ -213,6 +216,7 @@ impl Work<'_> {
             keys: self.starts.keys(&key.key),
             have,
             etag: None,
+            changes: false,
             stripes: STRIPES,
         };
         match self.starts.ask_again(query).await {
@@ -229,13 +233,13 @@ impl Work<'_> {
         *lock(&self.shared.bundle) = head.bundle;
         let has_trace = head.bundle.is_some();
         let files = self.starts.files.as_ref().filter(|_| has_trace);
-        let writer = files
-            .map(|files| write(self.starts, files, self.shared.key.clone(), head.etag.clone()));
+        let writer =
+            files.map(|files| write(self.starts, files, self.shared.key.clone(), head.clone()));
         Opened { inbox: self.receive(frames, writer), has_trace }
     }
 
     fn open_file(&self, mut file: StartFile) -> Opened {
-        *lock(&self.shared.bundle) = bundle_of(file.etag());
+        *lock(&self.shared.bundle) = file.bundle();
         let (sender, frames) = mpsc::channel(RECEIVED_MAX);
         let shared = Arc::clone(self.shared);
         self.starts.tasks.spawn_blocking("read start", move || {
@@ -482,9 +486,4 @@ impl Shared {
         };
         board.no_demand(YIELD_MAX).await;
     }
-}
-
-/// The bundle that an etag names.
-fn bundle_of(etag: &str) -> Option<Digest> {
-    etag.trim_matches('"').split_once('.')?.1.parse().ok()
 }

@@ -37,6 +37,9 @@ fn image() -> tempfile::TempDir {
 }
 
 const TRACED: [&str; 3] = ["usr/lib/long", "usr/short", "usr/lib/other"];
+const TRACED_LEN: u64 = (LONG + LONG / 2 + 5000) as u64;
+const UNTRACED: &str = "untraced";
+const UNTRACED_LEN: u64 = 300_000;
 
 fn user() -> UserName {
     "ada".parse().unwrap()
@@ -79,15 +82,55 @@ impl Setup {
         self.starts.begin(self.manifest, &user(), &TraceKey::any())
     }
 
+    /// A start, once all that its first trace names has been pushed.
+    async fn start(&self) -> StartGuard {
+        self.resolve().await;
+        let guard = self.begin();
+        guard.mount().await.unwrap();
+        pushed(&guard, TRACED_LEN).await;
+        guard
+    }
+
+    /// The same, until the file of the start has the state that the fileserver has.
+    async fn start_and_keep(&self) {
+        let guard = self.start().await;
+        let dir = self.fixture.dir.path().join("starts/v1");
+        let etag = self.script.head.lock().unwrap().etag.clone();
+        let is_kept = || {
+            let mut files =
+                fs::read_dir(&dir).into_iter().flatten().map(|file| file.unwrap().path());
+            files.any(|path| {
+                path.extension().is_some_and(|end| end == "start")
+                    && fs::read(path).unwrap().windows(etag.len()).any(|it| it == etag.as_bytes())
+            })
+        };
+        let begun = Instant::now();
+        while !is_kept() {
+            assert!(begun.elapsed() < Duration::from_secs(20));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        drop(guard);
+    }
+
+    /// Another worker over the same data.
+    async fn restarted(self) -> Self {
+        let Self { fixture, script, starts: ended, manifest, image } = self;
+        drop(ended);
+        let store = Arc::clone(&fixture.store);
+        let dir = fixture.end().await;
+        let fixture = Fixture::over(store, dir, Options::default());
+        let starts = starts(&fixture, &script, TraceMode::Push);
+        Self { fixture, script, starts, manifest, image }
+    }
+
     async fn end(self) -> tempfile::TempDir {
         drop(self.starts);
         self.fixture.end().await
     }
 }
 
-/// Waits until all has been pushed that is traced.
-async fn pushed(guard: &StartGuard) {
-    let due = (LONG + LONG / 2 + 5000) as u64;
+/// Waits until so much has been pushed.
+async fn pushed(guard: &StartGuard, due: u64) {
     let begun = Instant::now();
     while guard.figures().pushed_bytes < due {
         assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", guard.figures());
@@ -117,7 +160,7 @@ async fn pushed_files_are_read_without_a_request() {
     assert_eq!(setup.resolve().await, setup.manifest);
     let guard = setup.begin();
     let mount = guard.mount().await.unwrap();
-    pushed(&guard).await;
+    pushed(&guard, TRACED_LEN).await;
     for path in TRACED {
         assert_same(&mount, setup.image.path(), path).await;
     }
@@ -156,7 +199,7 @@ async fn the_kernel_reads_ahead_again_once_all_is_pushed() {
     });
     assert_eq!(during.await, "0");
     setup.script.allowed.send_replace(usize::MAX);
-    pushed(&guard).await;
+    pushed(&guard, TRACED_LEN).await;
     let begun = Instant::now();
     loop {
         let mount = Arc::clone(&mount);
@@ -199,7 +242,7 @@ async fn a_stream_that_breaks_is_asked_for_what_is_left() {
     setup.resolve().await;
     let guard = setup.begin();
     let mount = guard.mount().await.unwrap();
-    pushed(&guard).await;
+    pushed(&guard, TRACED_LEN).await;
     assert_eq!(setup.script.refetched.load(Ordering::SeqCst), 7 - 3);
     drop((guard, mount));
     setup.end().await;
@@ -227,7 +270,7 @@ async fn frames_answer_reads_where_nothing_is_pushed() {
     setup.resolve().await;
     let guard = setup.begin();
     let mount = guard.mount().await.unwrap();
-    pushed(&guard).await;
+    pushed(&guard, TRACED_LEN).await;
     for path in TRACED {
         assert_same(&mount, setup.image.path(), path).await;
     }
@@ -296,7 +339,7 @@ async fn a_read_on_a_page_that_is_about_to_be_pushed_is_answered_first() {
     for read in reads {
         assert!(read.await.unwrap());
     }
-    pushed(&guard).await;
+    pushed(&guard, TRACED_LEN).await;
     setup.fixture.store.set_closed(false);
     drop((guard, mount));
     setup.end().await;
@@ -345,7 +388,7 @@ async fn a_process_that_waits_for_the_stream_can_be_killed_during_a_push() {
         assert!(!tokio::time::timeout(Duration::from_secs(20), status).await.unwrap().success());
         setup.fixture.store.set_closed(false);
         setup.script.allowed.send_replace(usize::MAX);
-        pushed(&guard).await;
+        pushed(&guard, TRACED_LEN).await;
         drop((guard, mount));
         setup.end().await;
     }
@@ -354,37 +397,43 @@ async fn a_process_that_waits_for_the_stream_can_be_killed_during_a_push() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restarted_worker_starts_from_its_file() {
     let setup = Setup::new(TraceMode::Push);
-    setup.resolve().await;
-    let guard = setup.begin();
-    let mount = guard.mount().await.unwrap();
-    pushed(&guard).await;
-    let file = setup.fixture.dir.path().join("starts/v1");
-    let begun = Instant::now();
-    let is_there = || {
-        let mut names = fs::read_dir(&file).into_iter().flatten();
-        names.any(|entry| entry.unwrap().path().extension().is_some_and(|end| end == "start"))
-    };
-    while !is_there() {
-        assert!(begun.elapsed() < Duration::from_secs(20));
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    drop((guard, mount));
-    let (script, manifest, image) = (setup.script, setup.manifest, setup.image);
-    drop(setup.starts);
-    let store = Arc::clone(&setup.fixture.store);
-    let dir = setup.fixture.end().await;
-
-    let fixture = Fixture::over(store, dir, Options::default());
-    let starts = starts(&fixture, &script, TraceMode::Push);
-    let setup = Setup { fixture, script, starts, manifest, image };
-    setup.resolve().await;
-    let guard = setup.begin();
-    let mount = guard.mount().await.unwrap();
-    pushed(&guard).await;
+    setup.start_and_keep().await;
+    let setup = setup.restarted().await;
+    let guard = setup.start().await;
     assert_eq!(setup.script.streams.load(Ordering::SeqCst), 1);
     assert_eq!(guard.figures().bytes_on_wire, 0);
     assert!(guard.figures().bytes_from_disk > 0);
+    let mount = guard.mount().await.unwrap();
     for path in TRACED {
+        assert_same(&mount, setup.image.path(), path).await;
+    }
+    assert_eq!(mount.requests().of(Operation::Read), 0, "{}", mount.requests());
+    drop((guard, mount));
+    setup.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_worker_fetches_what_its_trace_has_grown_by_and_nothing_else() {
+    let setup = Setup::new(TraceMode::Push);
+    setup.start_and_keep().await;
+    let setup = setup.restarted().await;
+    let before = setup.script.sent.load(Ordering::SeqCst);
+    let manifest = Manifest::decode(&setup.fixture.store.raw(setup.manifest).unwrap()).unwrap();
+    let paths: Vec<&str> = TRACED.iter().copied().chain([UNTRACED]).collect();
+    let (old, _) = trace_of(&manifest, setup.image.path(), &TRACED);
+    let grown = trace_of(&manifest, setup.image.path(), &paths);
+    let added = grown.0.frames().len() - old.frames().len();
+    setup.script.grow(&manifest, grown);
+    setup.start_and_keep().await;
+    // The trace itself, and its new frames.
+    assert_eq!(setup.script.sent.load(Ordering::SeqCst) - before, 1 + added);
+
+    let setup = setup.restarted().await;
+    let guard = setup.start().await;
+    pushed(&guard, TRACED_LEN + UNTRACED_LEN).await;
+    assert_eq!(setup.script.streams.load(Ordering::SeqCst), 2, "nothing is asked for again");
+    let mount = guard.mount().await.unwrap();
+    for path in paths {
         assert_same(&mount, setup.image.path(), path).await;
     }
     assert_eq!(mount.requests().of(Operation::Read), 0, "{}", mount.requests());

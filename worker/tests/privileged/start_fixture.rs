@@ -38,12 +38,16 @@ pub(crate) struct Script {
     store: Arc<Store>,
     pub(crate) head: Mutex<StartHead>,
     members: Mutex<Vec<Digest>>,
+    /// The state before the last [`Script::grow`].
+    before: Mutex<Option<(StartHead, Vec<Digest>)>>,
     pub(crate) fate: Mutex<Fate>,
     /// Whether asking for single blobs fails.
     pub(crate) is_down: Mutex<bool>,
     /// Pack frames that may be sent; the rest waits.
     pub(crate) allowed: watch::Sender<usize>,
     pub(crate) streams: AtomicUsize,
+    /// Members of all streams.
+    pub(crate) sent: AtomicUsize,
     pub(crate) asked: AtomicUsize,
     pub(crate) refetched: AtomicUsize,
 }
@@ -76,6 +80,25 @@ pub(crate) fn trace_of(manifest: &Manifest, dir: &Path, paths: &[&str]) -> (Trac
     (Trace::new(files, ranges, frames).unwrap(), packs)
 }
 
+/// A state of an image, and what its start sends.
+fn state(
+    store: &Store,
+    digest: Digest,
+    manifest: &Manifest,
+    trace: Option<(Trace, Vec<Vec<u8>>)>,
+) -> (StartHead, Vec<Digest>) {
+    let mut members = vec![digest];
+    let bundle = trace.map(|(trace, packs)| {
+        members.extend(manifest.page_roots());
+        let trace = store.put(&trace.encode());
+        members.push(trace);
+        members.extend(packs.iter().map(|pack| store.put(pack)));
+        Digest::of(trace.as_bytes())
+    });
+    let etag = sway_core::api::start::start_etag(digest, bundle);
+    (StartHead { image: None, manifest: digest, bundle, base: None, etag }, members)
+}
+
 impl Script {
     /// Starts of `manifest`, with the trace and its frames in the store.
     pub(crate) fn new(
@@ -84,26 +107,29 @@ impl Script {
         manifest: &Manifest,
         trace: Option<(Trace, Vec<Vec<u8>>)>,
     ) -> Arc<Self> {
-        let mut members = vec![digest];
-        let bundle = trace.map(|(trace, packs)| {
-            members.extend(manifest.page_roots());
-            members.push(store.put(&trace.encode()));
-            members.extend(packs.iter().map(|pack| store.put(pack)));
-            Digest::of(b"bundle")
-        });
-        let etag = sway_core::api::start::start_etag(digest, bundle);
-        let head = StartHead { image: None, manifest: digest, bundle, etag };
+        let (head, members) = state(store, digest, manifest, trace);
         Arc::new(Self {
             store: Arc::clone(store),
             head: Mutex::new(head),
             members: Mutex::new(members),
+            before: Mutex::default(),
             fate: Mutex::default(),
             is_down: Mutex::default(),
             allowed: watch::Sender::new(usize::MAX),
             streams: AtomicUsize::default(),
+            sent: AtomicUsize::default(),
             asked: AtomicUsize::default(),
             refetched: AtomicUsize::default(),
         })
+    }
+
+    /// The image gets another trace.
+    pub(crate) fn grow(&self, manifest: &Manifest, trace: (Trace, Vec<Vec<u8>>)) {
+        let (mut head, mut members) = (self.head.lock().unwrap(), self.members.lock().unwrap());
+        let grown = state(&self.store, head.manifest, manifest, Some(trace));
+        let before =
+            (std::mem::replace(&mut *head, grown.0), std::mem::replace(&mut *members, grown.1));
+        *self.before.lock().unwrap() = Some(before);
     }
 
     fn frame(&self, digest: Digest, flip: bool) -> (FrameHeader, Bytes) {
@@ -155,7 +181,7 @@ impl StartSource for Scripted {
         let script = Arc::clone(&self.0);
         Box::pin(async move {
             script.asked.fetch_add(1, Ordering::SeqCst);
-            let head = script.head.lock().unwrap().clone();
+            let mut head = script.head.lock().unwrap().clone();
             if query.etag.as_deref() == Some(&head.etag) {
                 return Ok(StartAnswer::Unchanged(head));
             }
@@ -165,6 +191,13 @@ impl StartSource for Scripted {
             let before = members.len();
             members.retain(|digest| !query.have.contains(digest));
             let heading = heading - (before - members.len());
+            if let (true, Some((old, have))) = (query.changes, &*script.before.lock().unwrap())
+                && query.etag.as_deref() == Some(&old.etag)
+            {
+                members.retain(|digest| !have.contains(digest));
+                head.base = old.bundle;
+            }
+            script.sent.fetch_add(members.len(), Ordering::SeqCst);
             let stream = script.stream(members, heading);
             Ok(StartAnswer::Stream(head, stream))
         })
