@@ -40,7 +40,7 @@ const SECTIONS: [Section; 11] = [
     Section {
         group: "hot",
         title: "Hot",
-        text: "Runs back to back, after one that does not count.",
+        text: "In turns, 0.3 s after one another, once some that do not count have gone before.",
         base: ("hot", "native"),
         plot: true,
     },

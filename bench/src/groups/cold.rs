@@ -20,11 +20,18 @@ use crate::machine::{drop_caches, remove};
 use crate::process::pause;
 use crate::row::Cell;
 
-/// Hot runs that count, after one that does not.
-const HOT_RUNS: u32 = 3;
+/// Hot runs that don't count: a pool makes nothing ahead for a program's first run.
+const WARM_UPS: u32 = 2;
 
-/// How long a worker is left alone after a cold start.
-const SETTLING: Duration = Duration::from_secs(2);
+/// Hot runs that count.
+const HOT_RUNS: u32 = 5;
+
+/// How long a worker is left alone after them, for what a cold start leaves to be done behind the
+/// job's back.
+const SETTLING: Duration = Duration::from_secs(3);
+
+/// Before each hot run: nobody pays for what the run before it left to be done.
+const BREATH: Duration = Duration::from_millis(300);
 
 /// What is known before the first measured run.
 #[derive(Debug, Default)]
@@ -204,18 +211,21 @@ impl Life<'_> {
     }
 
     /// Back to back and in turns: the kernel takes pages back that nobody used for some seconds, and
-    /// the machine's speed changes. What a cold start leaves to be done behind the job's back is
-    /// given the time to end first.
+    /// the machine's speed changes.
     fn hot(&self, bench: &mut Bench, worker: &crate::arms::sway::Worker) -> Result<()> {
         let Workload { image, program, .. } = self.workload;
-        pause(SETTLING);
         let native = Native::new(&bench.scratch, &image.rootfs, program)?;
-        native.run(program)?;
-        worker.run(&bench.installation, self.workload)?;
+        for _ in 0..WARM_UPS {
+            native.run(program)?;
+            worker.run(&bench.installation, self.workload)?;
+        }
+        pause(SETTLING);
         for _ in 0..HOT_RUNS {
+            pause(BREATH);
             bench.record(self.round, &self.cell("hot", "Sway"), |bench| {
                 worker.run(&bench.installation, self.workload)
             });
+            pause(BREATH);
             bench.record(self.round, &self.cell("hot", "native"), |_| native.run(program));
         }
         Ok(())
