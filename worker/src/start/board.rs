@@ -7,7 +7,7 @@
 //!
 //! Pages are named by chunk and position in it, so that files that share chunks share them too.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -22,6 +22,10 @@ use tokio::sync::Notify;
 /// A page that comes within so many raw bytes of the stream is worth waiting for: asking for it
 /// costs a round trip and takes the line from the stream. About 50 ms at 500 Mbit/s.
 const NEAR: u64 = 8 << 20;
+
+/// Reads that tell where a reader is: it is at the least far of them, since a single one may be of
+/// something that comes much later.
+const LAST_READS: usize = 8;
 
 /// Most pages of one read that are looked at; a longer read goes its own way.
 const SPAN_MAX: u32 = 64;
@@ -77,6 +81,8 @@ pub struct Board {
     /// Reads that wait for what they asked for themselves.
     demands: AtomicUsize,
     no_demand: Notify,
+    /// A reader has come to another position.
+    moved: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -87,6 +93,8 @@ struct State {
     spanned: HashMap<PageKey, usize>,
     /// How far each start has come, in raw bytes.
     positions: HashMap<StartId, u64>,
+    /// Where in each start the pages are that were read last.
+    readers: HashMap<StartId, VecDeque<u64>>,
     /// Starts that have not said yet what they bring.
     open: HashSet<StartId>,
 }
@@ -96,7 +104,7 @@ enum Page {
     /// On its way, at this position.
     Expected { start: StartId, at: u64 },
     /// These are its bytes.
-    Here { start: StartId, bytes: Bytes },
+    Here { start: StartId, at: u64, bytes: Bytes },
 }
 
 impl State {
@@ -112,10 +120,31 @@ impl State {
     }
 }
 
+impl State {
+    fn note_read(&mut self, (start, at): (StartId, u64)) {
+        let reads = self.readers.entry(start).or_default();
+        if reads.len() == LAST_READS {
+            reads.pop_front();
+        }
+        reads.push_back(at);
+    }
+
+    /// Where the readers of a start are.
+    fn reader(&self, start: StartId) -> Option<u64> {
+        let reads = self.readers.get(&start).filter(|reads| reads.len() == LAST_READS)?;
+        reads.iter().min().copied()
+    }
+}
+
 impl Page {
     fn start(&self) -> StartId {
+        self.place().0
+    }
+
+    /// Its start, and its position in it.
+    fn place(&self) -> (StartId, u64) {
         match self {
-            Self::Expected { start, .. } | Self::Here { start, .. } => *start,
+            Self::Expected { start, at } | Self::Here { start, at, .. } => (*start, *at),
         }
     }
 }
@@ -159,7 +188,8 @@ impl Board {
             for waiter in state.waiters.remove(&key).unwrap_or_default() {
                 served.push((waiter, bytes.clone()));
             }
-            state.pages.insert(key, Page::Here { start, bytes });
+            let at = state.pages.get(&key).map_or(position, |page| page.place().1);
+            state.pages.insert(key, Page::Here { start, at, bytes });
         }
         drop(state);
         for (waiter, bytes) in served {
@@ -185,6 +215,7 @@ impl Board {
         if state.positions.remove(&start).is_none() {
             return;
         }
+        state.readers.remove(&start);
         let given_up = state.close(start);
         let own = state.pages.iter().filter(|(_, page)| page.start() == start);
         let gone: Vec<PageKey> = own.map(|(key, _)| *key).collect();
@@ -200,7 +231,11 @@ impl Board {
             return Outlook::Unknown;
         }
         let Some(pages) = Pages::of(manifest, ino, offset, len) else { return Outlook::Unknown };
-        let state = self.lock();
+        let mut state = self.lock();
+        if let Some(place) = pages.keys.last().and_then(|key| Some(state.pages.get(key)?.place())) {
+            state.note_read(place);
+            self.moved.notify_waiters();
+        }
         let mut bytes = Vec::with_capacity(pages.keys.len());
         for key in &pages.keys {
             match state.pages.get(key) {
@@ -275,6 +310,21 @@ impl Board {
             }
         };
         let _ = tokio::time::timeout(max, none).await;
+    }
+
+    /// Waits until a reader has come to `position` of a start, but no longer than `max`.
+    pub async fn read_up_to(&self, start: StartId, position: u64, max: Duration) {
+        let is_there = || self.lock().reader(start).is_some_and(|at| at >= position);
+        let there = async {
+            loop {
+                let moved = self.moved.notified();
+                if is_there() {
+                    return;
+                }
+                moved.await;
+            }
+        };
+        let _ = tokio::time::timeout(max, there).await;
     }
 
     /// Pages that are here or expected.
@@ -486,6 +536,27 @@ mod tests {
         assert!(matches!(board.park(key(0), &waiter), Parked::Here(_)));
         board.end(start);
         assert_eq!(*noted.0.lock().unwrap(), [Some(page(&bytes, 0)), None]);
+    }
+
+    #[tokio::test]
+    async fn whoever_reads_moves_on_and_is_waited_for() {
+        const EVER: Duration = Duration::from_secs(60);
+        let (manifest, ino, bytes) = image();
+        let board = Board::default();
+        let start = board.begin();
+        board.expect(start, (0..4).map(|at| (key(at), 100 * u64::from(at))));
+        board.deliver(start, [(key(1), page(&bytes, 1))], 200);
+        let mut waiting = std::pin::pin!(board.read_up_to(start, 200, EVER));
+        let read = |at: u64| drop(board.outlook(&manifest, ino, at * PAGE as u64, 100));
+        // One that looks ahead does not count.
+        for at in [0, 1, 3].into_iter().chain(std::iter::repeat_n(2, LAST_READS - 2)) {
+            read(at);
+            assert!(futures::poll!(&mut waiting).is_pending());
+        }
+        read(2);
+        waiting.await;
+        board.read_up_to(start, 200, EVER).await;
+        board.read_up_to(start, 201, Duration::ZERO).await;
     }
 
     #[test]

@@ -25,8 +25,12 @@ const CHECKS_MAX: usize = 3;
 /// Bytes that wait on the board where nothing is pushed.
 const HELD_MAX: usize = 32 << 20;
 
-/// How long readers have for what is held before the oldest of it goes.
-const HELD_PACE: Duration = Duration::from_millis(25);
+/// Of these, so many are behind the reader: no two runs read in quite the same order.
+const HELD_BEHIND: u64 = 8 << 20;
+
+/// How long the stream waits for the reader before the oldest of what is held goes: less than a
+/// server waits for somebody who reads nothing.
+const HELD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A start's place on the board of its mount, as long as this lives.
 pub(super) struct OnBoard {
@@ -77,8 +81,15 @@ impl Drop for OnBoard {
 /// What is on the board and is not pushed, oldest first.
 #[derive(Default)]
 pub(super) struct Held {
-    frames: VecDeque<(Vec<PageKey>, usize)>,
+    frames: VecDeque<HeldFrame>,
     len: usize,
+}
+
+struct HeldFrame {
+    keys: Vec<PageKey>,
+    len: usize,
+    /// Where it ends in the stream.
+    end: u64,
 }
 
 /// A trace's frames on their way.
@@ -189,24 +200,23 @@ impl Bringing<'_> {
                 // Its thread ends only after this.
                 let _ = pushes.send(arrived).await;
             }
-            None => self.hold(&arrived).await,
+            None => self.hold(&arrived, position).await,
         }
     }
 
-    async fn hold(&mut self, arrived: &Arrived) {
+    async fn hold(&mut self, arrived: &Arrived, end: u64) {
         let len = arrived.raw.len();
         self.work.shared.counters.pushed(len);
         let keys = arrived.pieces.iter().map(|piece| piece.key).collect();
-        self.held.frames.push_back((keys, len));
+        self.held.frames.push_back(HeldFrame { keys, len, end });
         self.held.len += len;
-        if self.held.len > HELD_MAX {
-            tokio::time::sleep(HELD_PACE).await;
-        }
         while self.held.len > HELD_MAX
-            && let Some((keys, len)) = self.held.frames.pop_front()
+            && let Some(oldest) = self.held.frames.pop_front()
         {
-            self.board.board.retire(keys);
-            self.held.len -= len;
+            let OnBoard { board, id } = &self.board;
+            board.read_up_to(*id, oldest.end + HELD_BEHIND, HELD_PATIENCE).await;
+            board.retire(oldest.keys);
+            self.held.len -= oldest.len;
         }
     }
 }

@@ -63,11 +63,14 @@ impl Setup {
     }
 
     fn with(mode: TraceMode, options: Options) -> Self {
+        Self::of(image(), &TRACED, mode, options)
+    }
+
+    fn of(image: tempfile::TempDir, traced: &[&str], mode: TraceMode, options: Options) -> Self {
         let fixture = Fixture::new(options);
-        let image = image();
         let digest = export(image.path(), &fixture.store);
         let manifest = Manifest::decode(&fixture.store.raw(digest).unwrap()).unwrap();
-        let trace = trace_of(&manifest, image.path(), &TRACED);
+        let trace = trace_of(&manifest, image.path(), traced);
         let script = Script::new(&fixture.store, digest, &manifest, Some(trace));
         let starts = starts(&fixture, &script, mode);
         Self { fixture, script, starts, manifest: digest, image }
@@ -277,6 +280,32 @@ async fn frames_answer_reads_where_nothing_is_pushed() {
     assert!(mount.requests().of(Operation::Read) > 0);
     assert_eq!(setup.fixture.store.asked(), []);
     assert_eq!(guard.figures().mode, TraceUse::Read);
+    drop((guard, mount));
+    setup.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_read_waits_for_its_reader_within_a_bound() {
+    const PARTS: [&str; 3] = ["a", "b", "c"];
+    const PART: usize = 20 << 20;
+    let image = tempfile::tempdir().unwrap();
+    for (part, fill) in PARTS.iter().zip(1..) {
+        let bytes: Vec<u8> = (0..PART / 8).flat_map(|at| (at * fill).to_le_bytes()).collect();
+        fs::write(image.path().join(part), bytes).unwrap();
+    }
+    let setup = Setup::of(image, &PARTS, TraceMode::Read, Options::default());
+    setup.resolve().await;
+    let guard = setup.begin();
+    let mount = guard.mount().await.unwrap();
+    pushed(&guard, 32 << 20).await;
+    // Nobody reads, and nothing more comes.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let held = guard.figures().pushed_bytes;
+    assert!(held <= 33 << 20, "{held}");
+    for part in PARTS {
+        assert_same(&mount, setup.image.path(), part).await;
+    }
+    assert_eq!(setup.fixture.store.asked(), [], "nothing had gone before it was read");
     drop((guard, mount));
     setup.end().await;
 }
