@@ -26,7 +26,7 @@ use crate::job::{
 };
 use crate::mount::{ImageMount, MountError, Mounts, MountsConfig};
 use crate::queue::{RunJob, RunOrder};
-use crate::start::{Donors, StartGuard, Starts, StartsConfig};
+use crate::start::{Donors, StartGuard, Starts, StartsConfig, Traced};
 use crate::trace::{EndedRun, Subject, Traces, is_recording};
 use crate::{Foundation, private_dir};
 
@@ -145,11 +145,11 @@ impl Containers {
         let guessing = {
             let (start, mount, spec) = (start.as_ref(), Arc::clone(&mount), order.spec.clone());
             async move {
-                let is_traced = match start {
-                    Some(start) => start.is_traced().await,
-                    None => false,
+                let traced = match start {
+                    Some(start) => start.traced().await,
+                    None => Traced::Not,
                 };
-                mount.ahead_of(&spec, is_traced)
+                mount.ahead_of(&spec, traced)
             }
         };
         let image = order.spec.image.as_ref();

@@ -40,7 +40,7 @@ use crate::id_map::IdMaps;
 use crate::job::{Overlays, Owners};
 use crate::predict::JobAhead;
 use crate::rootfs::{Rootfs, RootfsError};
-use crate::start::Board;
+use crate::start::{Board, Traced};
 use readahead::Holds;
 pub use readahead::ReadaheadHold;
 use usage::Usage;
@@ -506,15 +506,11 @@ impl ImageMount {
         self.rootfs.manifest()
     }
 
-    /// Guesses what a job will read, as long as the answer is held; one that has a trace only once
-    /// the trace proves to be another program's.
-    pub fn ahead_of(&self, spec: &JobSpec, is_traced: bool) -> Option<JobAhead> {
-        let predictor = self.rootfs.predictor()?;
-        if is_traced {
-            predictor.of_traced_job(spec);
-            return None;
-        }
-        Some(predictor.of_job(spec))
+    /// Guesses what a job will read, as long as the answer is held ([`Predictor::of_job`]).
+    ///
+    /// [`Predictor::of_job`]: crate::predict::Predictor::of_job
+    pub fn ahead_of(&self, spec: &JobSpec, traced: Traced) -> Option<JobAhead> {
+        Some(self.rootfs.predictor()?.of_job(spec, traced))
     }
 
     /// Where the image is mounted with its own owners: read-only, nosuid, nodev.

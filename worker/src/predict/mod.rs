@@ -10,6 +10,7 @@
 //! A guess is never an error and never believed: it only decides what is asked for. Every chunk is
 //! asked for at most once.
 
+mod brought;
 mod elf;
 mod expand;
 mod libraries;
@@ -28,6 +29,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use sway_core::blob::Blob;
+use sway_core::chunk::PAGE_LEN;
 use sway_core::digest::Digest;
 use sway_core::job::JobSpec;
 use sway_core::manifest::{Ino, Inode, Manifest};
@@ -36,6 +38,8 @@ use tokio::sync::Notify;
 
 use crate::account::{CacheFigures, RunAccount};
 use crate::cache::Chunks;
+use crate::start::{Plan, Traced};
+use brought::Brought;
 use python::Python;
 use queue::{Class, Order, Queue};
 use tree::Tree;
@@ -105,6 +109,8 @@ pub struct Predictor {
     state: Mutex<State>,
     /// Jobs without a trace.
     jobs: AtomicUsize,
+    /// Jobs with one.
+    traced_jobs: AtomicUsize,
     pumping: AtomicBool,
     wake: Notify,
 }
@@ -114,8 +120,10 @@ pub struct Predictor {
 enum News {
     /// A job is about to start, and is charged for what is guessed.
     Job(Box<JobSpec>, Arc<RunAccount>),
-    /// A job is about to start that a trace is pushed for.
-    Traced(Box<JobSpec>),
+    /// A job is about to start that a trace is pushed for: one of other images, or the image's.
+    Traced { spec: Box<JobSpec>, is_donated: bool, account: Arc<RunAccount> },
+    /// A trace was laid over the image, and its pages are on their way.
+    Laid(Arc<Plan>),
     /// A file is read for the first time.
     Touched(Ino),
     /// A read has to wait.
@@ -135,8 +143,12 @@ struct State {
     queue: Queue,
     /// Whether there was a job that no trace fits: until then nothing is guessed.
     is_on: bool,
-    /// The last job that a trace is pushed for.
-    traced: Option<Box<JobSpec>>,
+    /// The last job that a trace is pushed for, as long as nothing is guessed for it.
+    traced: Option<TracedJob>,
+    /// What the last trace brings.
+    brought: Option<Brought>,
+    /// Whether guesses are made for jobs with a trace too.
+    is_beside_trace: bool,
     /// Files that are to be looked into.
     leads: VecDeque<Lead>,
     /// Files that were looked at, and how sure it was that they are needed.
@@ -153,6 +165,14 @@ struct State {
     directories: Vec<Ino>,
     background: Rest,
     /// Who is charged: the job that began last, then the run whose reads came last.
+    account: Arc<RunAccount>,
+}
+
+/// A job that a trace is pushed for.
+#[derive(Debug)]
+struct TracedJob {
+    spec: Box<JobSpec>,
+    is_donated: bool,
     account: Arc<RunAccount>,
 }
 
@@ -182,6 +202,7 @@ struct Batch {
 pub struct JobAhead {
     predictor: Arc<Predictor>,
     account: Arc<RunAccount>,
+    is_traced: bool,
 }
 
 impl JobAhead {
@@ -193,7 +214,7 @@ impl JobAhead {
 
 impl Drop for JobAhead {
     fn drop(&mut self) {
-        self.predictor.jobs.fetch_sub(1, Ordering::SeqCst);
+        self.predictor.count(self.is_traced).fetch_sub(1, Ordering::SeqCst);
         self.predictor.wake.notify_one();
     }
 }
@@ -219,6 +240,8 @@ impl Predictor {
                 queue,
                 is_on: false,
                 traced: None,
+                brought: None,
+                is_beside_trace: false,
                 leads: VecDeque::new(),
                 seen: HashMap::new(),
                 waiting: HashMap::new(),
@@ -231,24 +254,34 @@ impl Predictor {
                 account: Arc::default(),
             }),
             jobs: AtomicUsize::new(0),
+            traced_jobs: AtomicUsize::new(0),
             pumping: AtomicBool::new(false),
             wake: Notify::new(),
         })
     }
 
     /// Asks ahead for what a job that is about to start needs, as far as its request tells, and
-    /// lets the background run while the answer is held. For jobs that no trace is pushed for.
-    pub fn of_job(self: &Arc<Self>, spec: &JobSpec) -> JobAhead {
-        self.jobs.fetch_add(1, Ordering::SeqCst);
+    /// lets the background run while the answer is held. Where another image's trace is pushed for
+    /// it, what that does not bring is guessed; where the image's own is, only what lies near a
+    /// miss, until so much is missed that the trace must be another program's.
+    pub fn of_job(self: &Arc<Self>, spec: &JobSpec, traced: Traced) -> JobAhead {
+        let is_traced = traced != Traced::Not;
+        self.count(is_traced).fetch_add(1, Ordering::SeqCst);
         let account: Arc<RunAccount> = Arc::default();
-        self.tell(News::Job(Box::new(spec.clone()), Arc::clone(&account)));
-        JobAhead { predictor: Arc::clone(self), account }
+        let (spec, charged) = (Box::new(spec.clone()), Arc::clone(&account));
+        self.tell(match traced {
+            Traced::Not => News::Job(spec, charged),
+            Traced::Donated | Traced::Own => {
+                let is_donated = traced == Traced::Donated;
+                News::Traced { spec, is_donated, account: charged }
+            }
+        });
+        JobAhead { predictor: Arc::clone(self), account, is_traced }
     }
 
-    /// The same for a job that a trace is pushed for: only what lies near a miss is guessed, until
-    /// so much is missed that the trace must be another program's.
-    pub fn of_traced_job(self: &Arc<Self>, spec: &JobSpec) {
-        self.tell(News::Traced(Box::new(spec.clone())));
+    /// Takes note of what a trace brings, which is not to be guessed too.
+    pub(crate) fn laid(self: &Arc<Self>, plan: Arc<Plan>) {
+        self.tell(News::Laid(plan));
     }
 
     /// Notes that a file is read; looks into it the first time.
@@ -289,13 +322,19 @@ impl Predictor {
                     state.account = account;
                     self.begin(&mut state, &spec);
                 }
-                News::Traced(spec) => state.traced = Some(spec),
+                News::Traced { spec, is_donated, account } => {
+                    state.traced = Some(TracedJob { spec, is_donated, account });
+                }
+                News::Laid(plan) => state.brought = Some(Brought::by(plan)),
                 News::Touched(ino) => self.note_touch(&mut state, ino),
                 News::Missed { ino, offset, len, account } => {
                     state.account = account;
                     self.note_miss(&mut state, ino, offset, len);
                 }
             }
+        }
+        if state.brought.is_some() && state.traced.as_ref().is_some_and(|job| job.is_donated) {
+            self.begin_beside_trace(&mut state);
         }
         while let Some(lead) = state.leads.pop_front() {
             self.look_into(&mut state, lead, None);
@@ -332,6 +371,17 @@ impl Predictor {
         }
     }
 
+    /// The same for a job with a trace, but for what the trace brings.
+    fn begin_beside_trace(&self, state: &mut State) {
+        let Some(job) = state.traced.take() else { return };
+        for chunk in state.brought.iter().flat_map(|it| it.chunks(&self.manifest)) {
+            state.queue.note_taken(chunk);
+        }
+        state.is_beside_trace = true;
+        state.account = job.account;
+        self.begin(state, &job.spec);
+    }
+
     fn note_touch(&self, state: &mut State, ino: Ino) {
         let directory = self.tree().directory_of(ino);
         if state.directories.len() < TOUCHED_MAX && !state.directories.contains(&directory) {
@@ -356,15 +406,18 @@ impl Predictor {
         if state.misses.len() >= COUNTED_MAX {
             state.misses.clear();
         }
-        state.background.misses += 1;
+        // What a trace has brought, and the kernel has lost again, tells nothing of the trace.
+        let page = u32::try_from(offset / u64::from(PAGE_LEN)).unwrap_or(u32::MAX);
+        let was_brought = |it: &Brought| it.has(&self.manifest, ino, page);
+        if !state.brought.as_ref().is_some_and(was_brought) {
+            state.background.misses += 1;
+        }
         if !state.is_on {
-            // Nobody but traced jobs so far, for which only what lies near a miss is fetched.
-            match state.traced.take() {
-                None => return,
-                Some(spec) if state.background.misses >= TRACE_MISSES_MAX => {
-                    self.begin(state, &spec);
-                }
-                traced => state.traced = traced,
+            if state.traced.is_none() {
+                return;
+            }
+            if state.background.misses >= TRACE_MISSES_MAX {
+                self.begin_beside_trace(state);
             }
         }
         let misses = state.misses.entry(counted).or_insert(0);
@@ -387,6 +440,11 @@ impl Predictor {
                 state.queue.want(chunk, Class::Needed, &first);
             }
         }
+    }
+
+    /// Jobs that run, with a trace or without.
+    fn count(&self, is_traced: bool) -> &AtomicUsize {
+        if is_traced { &self.traced_jobs } else { &self.jobs }
     }
 
     fn size_of(&self, ino: Ino) -> u64 {
@@ -478,7 +536,8 @@ impl Predictor {
 
     /// Whether the background may go on.
     fn may_fetch_rest(&self, state: &State) -> bool {
-        let has_jobs = self.jobs.load(Ordering::SeqCst) > 0;
+        let has_jobs = self.count(false).load(Ordering::SeqCst) > 0
+            || state.is_beside_trace && self.count(true).load(Ordering::SeqCst) > 0;
         let is_on = match self.config.background {
             Background::Off => false,
             Background::Idle => has_jobs,

@@ -126,7 +126,7 @@ fn python() -> Vec<(&'static str, Vec<u8>)> {
 async fn what_a_script_imports_is_fetched_before_it_runs_and_nothing_else() {
     let built = build(&python(), Background::Off);
     let spec = script("#!/usr/bin/python3.11\nimport p\n");
-    let ahead = built.predictor().of_job(&spec);
+    let ahead = built.predictor().of_job(&spec, Traced::Not);
     built.settled().await;
     assert_eq!(ahead.figures().fetches, built.asked().len() as u64, "the job is charged");
     for needed in [
@@ -155,7 +155,7 @@ async fn what_a_script_imports_is_fetched_before_it_runs_and_nothing_else() {
 async fn small_files_next_to_a_missed_one_come_with_it() {
     let files = [("d/a", text("a")), ("d/b", text("b")), ("e/c", text("c"))];
     let built = build(&files, Background::Off);
-    let _ahead = built.predictor().of_job(&script("print()"));
+    let _ahead = built.predictor().of_job(&script("print()"), Traced::Not);
     built.read("d/a", 0).await;
     built.settled().await;
     assert!(built.was_asked("d/b"));
@@ -168,7 +168,8 @@ async fn beside_a_trace_only_neighbours_are_guessed_until_it_proves_to_be_anothe
     let mut files = python();
     files.extend(names.iter().map(|name| (name.as_str(), text(name))));
     let built = build(&files, Background::Off);
-    built.predictor().of_traced_job(&script("#!/usr/bin/python3.11\nimport p\n"));
+    let _ahead =
+        built.predictor().of_job(&script("#!/usr/bin/python3.11\nimport p\n"), Traced::Own);
     let imported = "usr/lib/python3.11/site-packages/p/__init__.py";
     built.read(&names[0], 0).await;
     built.settled().await;
@@ -191,7 +192,7 @@ async fn beside_a_trace_only_neighbours_are_guessed_until_it_proves_to_be_anothe
 async fn further_misses_in_a_long_file_bring_more_of_it() {
     let long: Vec<u8> = (0..64u8).flat_map(|fill| vec![fill; CHUNK_LEN as usize]).collect();
     let built = build(&[("long", long)], Background::Off);
-    let _ahead = built.predictor().of_job(&script("print()"));
+    let _ahead = built.predictor().of_job(&script("print()"), Traced::Not);
     built.read("long", 0).await;
     built.settled().await;
     assert_eq!(built.asked().len(), 1);
@@ -210,7 +211,7 @@ async fn the_background_brings_everything_once_or_nothing() {
         [(Background::Full, true), (Background::Idle, false), (Background::Off, false)]
     {
         let built = build(&files, background);
-        let ahead = built.predictor().of_job(&script("print()"));
+        let ahead = built.predictor().of_job(&script("print()"), Traced::Not);
         built.settled().await;
         drop(ahead);
         let mut asked = built.asked();
@@ -226,24 +227,27 @@ async fn where_guesses_fail_the_background_brings_the_rest() {
     let names: Vec<String> = (0..300).map(|number| format!("d{number}/f")).collect();
     let files: Vec<(&str, Vec<u8>)> =
         names.iter().map(|name| (name.as_str(), name.as_bytes().repeat(100))).collect();
-    let built = build(&files, Background::Idle);
-    let _ahead = built.predictor().of_job(&script("print()"));
-    built.settled().await;
-    assert_eq!(built.asked().len(), 0);
-    for number in 0..20 {
-        built.read(&format!("d{number}/f"), 0).await;
+    // A trace counts as another program's after some misses more.
+    for (traced, misses) in [(Traced::Not, 20), (Traced::Own, 40)] {
+        let built = build(&files, Background::Idle);
+        let _ahead = built.predictor().of_job(&script("print()"), traced);
+        built.settled().await;
+        assert_eq!(built.asked().len(), 0);
+        for number in 0..misses {
+            built.read(&format!("d{number}/f"), 0).await;
+        }
+        built.settled().await;
+        // A reader who waits long asks anew.
+        let asked: std::collections::BTreeSet<Digest> = built.asked().into_iter().collect();
+        assert_eq!(asked.len(), files.len());
     }
-    built.settled().await;
-    // A reader who waits long asks anew.
-    let asked: std::collections::BTreeSet<Digest> = built.asked().into_iter().collect();
-    assert_eq!(asked.len(), files.len());
 }
 
 #[tokio::test]
 async fn a_guess_that_fails_harms_no_reader() {
     let built = build(&[("d/a", text("a")), ("d/b", text("b"))], Background::Full);
     built.script.hold(true);
-    let _ahead = built.predictor().of_job(&script("print()"));
+    let _ahead = built.predictor().of_job(&script("print()"), Traced::Not);
     tokio::time::sleep(Duration::from_millis(20)).await;
     built.script.hold(false);
     built.read("d/a", 0).await;

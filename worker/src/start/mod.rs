@@ -71,6 +71,17 @@ pub enum TraceMode {
     Off,
 }
 
+/// Whether a trace goes with a start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Traced {
+    /// None.
+    Not,
+    /// One of other images ([`Donor`]).
+    Donated,
+    /// One of the image.
+    Own,
+}
+
 /// Figures of a start, so far. Those that share it see the same ones, but for the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StartFigures {
@@ -212,8 +223,8 @@ struct Shared {
     /// What it brings, once that is known.
     plan: OnceLock<Arc<Plan>>,
     bundle: Mutex<Option<Digest>>,
-    /// Whether a trace goes with it, the image's own or a donor's; none until that is known.
-    is_traced: watch::Sender<Option<bool>>,
+    /// Whether a trace goes with it; none until that is known.
+    traced: watch::Sender<Option<Traced>>,
     /// Jobs have mounts of their own, into which nothing is pushed.
     is_only_read: AtomicBool,
 }
@@ -273,12 +284,15 @@ impl StartGuard {
         }
     }
 
-    /// Whether a trace goes with the start, the image's own or another's, as soon as that is known.
-    pub async fn is_traced(&self) -> bool {
-        let Some(start) = &self.start else { return self.bundle.is_some() };
-        let mut state = start.shared.is_traced.subscribe();
+    /// Whether a trace goes with the start, as soon as that is known.
+    pub async fn traced(&self) -> Traced {
+        let Some(start) = &self.start else {
+            return if self.bundle.is_some() { Traced::Own } else { Traced::Not };
+        };
+        let mut state = start.shared.traced.subscribe();
         let known = tokio::time::timeout(MOUNT_DEADLINE, state.wait_for(Option::is_some)).await;
-        matches!(known, Ok(Ok(state)) if *state == Some(true))
+        let Ok(Ok(known)) = known else { return Traced::Not };
+        known.unwrap_or(Traced::Not)
     }
 
     /// What was pushed, for a job that has ended and was the only one on its mount.
@@ -540,7 +554,7 @@ impl Starts {
             counters: Counters::default(),
             plan: OnceLock::new(),
             bundle: Mutex::default(),
-            is_traced: watch::Sender::new(None),
+            traced: watch::Sender::new(None),
             is_only_read: AtomicBool::new(false),
         });
         let start = Arc::new(Start {

@@ -23,7 +23,7 @@ use super::bring::{Bringing, Held, Reading};
 use super::file::{StartFile, StartFiles};
 use super::plan::Plan;
 use super::push::push_all;
-use super::{Mounting, STRIPES, Shared, StartKey, Starts, TraceMode, lock};
+use super::{Mounting, STRIPES, Shared, StartKey, Starts, TraceMode, Traced, lock};
 use crate::mount::ImageMount;
 
 /// How long a stream may bring nothing.
@@ -59,7 +59,7 @@ pub(super) async fn run(starts: &Arc<Starts>, shared: &Arc<Shared>, origin: Orig
         () = shared.stop.cancelled() => {}
         () = work.carry_out(origin) => {}
     }
-    shared.is_traced.send_if_modified(|state| state.replace(state.unwrap_or(false)).is_none());
+    shared.traced.send_if_modified(|state| state.replace(state.unwrap_or(Traced::Not)).is_none());
     // Whoever waits for the mount makes it then.
     shared.mount.send_if_modified(|state| {
         let opening = matches!(state, Mounting::Opening);
@@ -166,7 +166,7 @@ impl Work<'_> {
     async fn carry_out(&self, origin: Origin) {
         let Some(mut opened) = self.open(origin).await else { return };
         if opened.has_trace {
-            self.shared.is_traced.send_replace(Some(true));
+            self.shared.traced.send_replace(Some(Traced::Own));
         }
         let Some(mount) = self.mount(&mut opened.inbox).await else { return };
         // The job may read before the trace is here: what it reads comes with it, most likely, and
@@ -182,6 +182,9 @@ impl Work<'_> {
         if let (Some((plan, inbox)), Some(reading)) = (laid, reading) {
             let _ = self.shared.plan.set(Arc::clone(&plan));
             reading.board.expect(&plan);
+            if let Some(predictor) = mount.rootfs().predictor() {
+                predictor.laid(Arc::clone(&plan));
+            }
             self.bring(&mount, plan, inbox, reading).await;
         }
     }
@@ -380,7 +383,8 @@ impl Work<'_> {
             return None;
         }
         let donor = self.starts.donor(&self.shared.key, mount.manifest()).await;
-        self.shared.is_traced.send_replace(Some(donor.is_some()));
+        let traced = if donor.is_some() { Traced::Donated } else { Traced::Not };
+        self.shared.traced.send_replace(Some(traced));
         let donor = donor?;
         let manifest = Arc::clone(mount.manifest());
         let roots = manifest.page_roots();

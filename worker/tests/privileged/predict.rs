@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use sway_core::digest::Digest;
 use sway_core::job::JobSpec;
 use sway_worker::predict::{Background, PredictConfig};
+use sway_worker::start::Traced;
 
 use crate::mount_fixture::{Fixture, Options, blocking, listing};
 
@@ -51,7 +52,7 @@ async fn a_missed_file_brings_its_small_neighbours() {
     let image = image(40);
     let fixture = predicting(Background::Off);
     let mount = fixture.mount(image.path()).await;
-    let ahead = mount.ahead_of(&job(), false);
+    let ahead = mount.ahead_of(&job(), Traced::Not);
     let file = mount.path().join("d3/f3");
     let bytes = blocking(move || fs::read(file).unwrap()).await;
     assert!(bytes.starts_with(b"3 "));
@@ -70,7 +71,7 @@ async fn a_full_background_makes_an_image_independent_of_its_server() {
     let image = image(400);
     let fixture = predicting(Background::Full);
     let mount = fixture.mount(image.path()).await;
-    drop(mount.ahead_of(&job(), false));
+    drop(mount.ahead_of(&job(), Traced::Not));
     let all = fixture.store.all().len();
     until("all is fetched", || fixture.store.asked().len() == all).await;
     let disk = fixture.chunks.disk().unwrap().clone();
@@ -97,7 +98,7 @@ async fn without_a_job_or_misses_nothing_is_fetched() {
     let fixture = predicting(Background::Idle);
     let mount = fixture.mount(image.path()).await;
     let before = fixture.store.asked().len();
-    let ahead = mount.ahead_of(&job(), false);
+    let ahead = mount.ahead_of(&job(), Traced::Not);
     let path = mount.path().to_owned();
     blocking(move || listing(&path)).await;
     drop(ahead);
@@ -116,7 +117,7 @@ async fn an_idle_background_goes_as_far_as_guesses_fail_and_ends_with_its_job() 
     }
     let fixture = predicting(Background::Idle);
     let mount = fixture.mount(image.path()).await;
-    let ahead = mount.ahead_of(&job(), false);
+    let ahead = mount.ahead_of(&job(), Traced::Not);
     for number in 0..6 {
         let file = mount.path().join(format!("d{number}/f"));
         blocking(move || fs::read(file).unwrap()).await;
