@@ -391,6 +391,7 @@ impl Runner {
     pub async fn run(&self, request: RunRequest) -> RunOutcome {
         let RunRequest { job_id, spec, limits, mount, datasets, pool, ready, go, cancel, started } =
             request;
+        let _running = self.pool.as_ref().map(Pool::job);
         let fail_on_limit = spec.fail_on_output_limit;
         // A handler reads its event, and nothing else.
         let input = match &spec.program {

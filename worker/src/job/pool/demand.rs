@@ -8,11 +8,19 @@ const HALF_LIFE: Duration = Duration::from_secs(30);
 /// For so long a first job is remembered: one alone makes nothing wait.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
+/// Where the last two jobs came so far apart, what waits can be made between jobs.
+const LEISURE: Duration = Duration::from_millis(200);
+
+/// How long it is put off for that.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// What is known of the jobs of one shape.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Demand {
     wanted: usize,
     asked_at: Instant,
+    /// Between the last two jobs.
+    gap: Duration,
     asks: u32,
     /// Whether one container waits for as long as the pool is there.
     stays: bool,
@@ -20,7 +28,7 @@ pub(super) struct Demand {
 
 impl Demand {
     pub(super) fn new(now: Instant, stays: bool) -> Self {
-        Self { wanted: 0, asked_at: now, asks: 0, stays }
+        Self { wanted: 0, asked_at: now, gap: Duration::MAX, asks: 0, stays }
     }
 
     /// A job came, and found one (`met`) or not.
@@ -31,7 +39,14 @@ impl Demand {
             let more = if met { self.wanted } else { self.wanted * 2 };
             self.wanted = more.clamp(1, 1 << 10);
         }
+        self.gap = now.duration_since(self.asked_at);
         self.asked_at = now;
+    }
+
+    /// Whether what is to wait should be made now, beside jobs that run: they pay for it, and where
+    /// the next job is not near, nobody gains.
+    pub(super) fn presses(&self, now: Instant) -> bool {
+        self.gap < LEISURE || now.duration_since(self.asked_at) >= PATIENCE
     }
 
     /// How many should wait, if they may.
@@ -76,6 +91,18 @@ mod tests {
         assert_eq!([after(0), after(1), after(2), after(3)], [4, 2, 1, 0]);
         assert!(!demand.is_over(begun + HALF_LIFE * 3));
         assert!(demand.is_over(begun + REMEMBERED * 2));
+    }
+
+    #[test]
+    fn what_is_not_needed_soon_can_wait_until_no_job_runs() {
+        let begun = Instant::now();
+        let mut demand = Demand::new(begun, false);
+        let after = |millis| begun + Duration::from_millis(millis);
+        for (asked, presses) in [(1000, false), (1020, true), (1040, true), (3000, false)] {
+            demand.ask(after(asked), true);
+            assert_eq!(demand.presses(after(asked + 10)), presses, "{asked}");
+        }
+        assert!(demand.presses(after(3000) + PATIENCE), "not for ever");
     }
 
     #[test]

@@ -125,6 +125,17 @@ struct Waiting {
     is_shadowed: bool,
 }
 
+/// A job that runs, whether it has a container of the pool or not.
+#[derive(Debug)]
+pub(crate) struct RunningJob(Arc<Pool>);
+
+impl Drop for RunningJob {
+    fn drop(&mut self) {
+        self.0.lock().running -= 1;
+        self.0.changed.notify_waiters();
+    }
+}
+
 /// The containers that wait.
 #[derive(Debug)]
 pub(crate) struct Pool {
@@ -247,6 +258,12 @@ impl Pool {
         run.account = self.maker.accounts.open(&run.cgroup_path);
         run.account.of_image(plan.mount.manifest());
         Ok(())
+    }
+
+    /// A job runs as long as this is kept: what does not press waits for its end.
+    pub(crate) fn job(self: &Arc<Self>) -> RunningJob {
+        self.lock().running += 1;
+        RunningJob(Arc::clone(self))
     }
 
     /// From now on, containers like this are wanted. To be called when the job has ended: what they

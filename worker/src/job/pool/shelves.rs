@@ -42,6 +42,8 @@ pub(super) struct State {
     /// To be removed.
     pub(super) gone: Vec<Waiting>,
     asked_at: Option<Instant>,
+    /// Jobs that run.
+    pub(super) running: u32,
     pub(super) closed: bool,
     numbers: u64,
 }
@@ -218,6 +220,9 @@ impl State {
             let shelf = &mut self.shelves[at];
             let paused = shelf.failed_at.is_some_and(|failed| now < failed + PAUSE);
             if paused || shelf.ready.len() + shelf.busy >= shelf.demand.wanted(now) {
+                continue;
+            }
+            if self.running > 0 && !shelf.demand.presses(now) {
                 continue;
             }
             if count < bounds.containers && used_bytes + shelf.weight_bytes <= bounds.memory_bytes {
