@@ -11,6 +11,9 @@ use super::openapi::{Guarded, Submitted};
 use crate::db::Caller;
 use crate::trace::{Deferred, PrepareError};
 
+/// With a single CPU, numeric libraries start no threads, whose code the trace would lack.
+const RECORDING_CPUS_MILLI: u32 = 2000;
+
 /// Prepares an image for its first start: 202 as soon as the image is found; the work follows.
 #[utoipa::path(post, path = "/v1/traces", tag = "images", request_body = TraceRequest,
     responses((status = 202, description = "The image is found.", body = TraceAnswer),
@@ -35,15 +38,19 @@ pub(super) async fn prepare(
     })?;
     let manifest = traces.find(&identity, &request.image).await?;
     let queue = app.queue.clone();
+    let cpus_milli = RECORDING_CPUS_MILLI.min(app.maxima.cpus_milli);
     traces.tasks().clone().spawn("prepare traces", async move {
         let image = request.image.to_string();
         match traces.prepare(&identity.user, manifest, request).await {
-            Ok(spec) => match queue.submit(&identity, spec, None, caller).await {
-                Ok(job) => tracing::info!(job.id = job.id, "a job records a trace"),
-                Err(error) => {
-                    tracing::warn!(image.name = image, %error, "no trace is recorded");
+            Ok(mut spec) => {
+                spec.limits.cpus_milli = Some(cpus_milli);
+                match queue.submit(&identity, spec, None, caller).await {
+                    Ok(job) => tracing::info!(job.id = job.id, "a job records a trace"),
+                    Err(error) => {
+                        tracing::warn!(image.name = image, %error, "no trace is recorded");
+                    }
                 }
-            },
+            }
             Err(error @ PrepareError::NoCommand) => {
                 tracing::info!(image.name = image, "no trace is recorded: {error}");
             }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use sway_core::chunk::{CHUNK_LEN, CutChunk};
 use sway_core::job::{JobFile, Program};
-use sway_core::manifest::{FileContent, Metadata, NodeKind, RunConfig};
+use sway_core::manifest::{FileContent, Metadata, NodeKind, PageRoots, RunConfig};
+use sway_core::trace::{Trace, TraceFrame, TraceRange, TracedFile};
 use sway_server::tasks::Tasks;
 
 use super::*;
@@ -16,6 +17,7 @@ use crate::rootfs::Rootfs;
 /// An image of paths and bytes.
 struct Built {
     rootfs: Rootfs,
+    roots: PageRoots,
     script: Arc<Script>,
     digests: BTreeMap<String, Vec<Digest>>,
 }
@@ -47,12 +49,13 @@ fn build(files: &[(&str, Vec<u8>)], background: Background) -> Built {
         }
         tree.entries_mut(at).unwrap().insert(name.as_bytes().to_vec(), file);
     }
-    let (manifest, _) = tree.to_manifest(RunConfig::default()).unwrap();
+    let (manifest, roots) = tree.to_manifest(RunConfig::default()).unwrap();
+    let roots = PageRoots::decode(&manifest, &roots.unwrap_or_default()).unwrap();
     let source = Arc::new(Scripted(Arc::clone(&script)));
     let predict = Some(PredictConfig { background });
     let config = ChunksConfig { predict, ..ChunksConfig::default() };
     let chunks = Chunks::new(config, source, Tasks::new()).unwrap();
-    Built { rootfs: Rootfs::new(Arc::new(manifest), chunks), script, digests }
+    Built { rootfs: Rootfs::new(Arc::new(manifest), chunks), roots, script, digests }
 }
 
 impl Built {
@@ -78,6 +81,22 @@ impl Built {
             }
         }
         panic!("guessing does not end");
+    }
+
+    /// A trace that brings a file of one page.
+    fn trace_of(&self, path: &str) -> Arc<Plan> {
+        let manifest = self.rootfs.manifest();
+        let ino = manifest.resolve(path.as_bytes()).unwrap();
+        let size = manifest.inode(ino).unwrap().size();
+        let content = manifest.content_id(ino).unwrap();
+        let len = u32::try_from(size).unwrap();
+        let trace = Trace::new(
+            vec![TracedFile { content, size, path: format!("/{path}").into_bytes().into() }],
+            vec![TraceRange { file: 0, first: 0, count: 1, idle: 0 }],
+            vec![TraceFrame { digest: self.digests[path][0], len, ranges: 0..1 }],
+        );
+        let trace = Arc::new(trace.unwrap());
+        Arc::new(Plan::new(Arc::clone(manifest), self.roots.clone(), trace).unwrap())
     }
 
     async fn read(&self, path: &str, offset: u64) {
@@ -186,6 +205,22 @@ async fn beside_a_trace_only_neighbours_are_guessed_until_it_proves_to_be_anothe
     built.read("usr/lib/python3.11/unused.py", 0).await;
     built.settled().await;
     assert!(built.was_asked("usr/lib/python3.11/site-packages/deep/down.py"));
+}
+
+#[tokio::test]
+async fn beside_another_image_s_trace_what_it_lacks_is_guessed_from_the_first_moment() {
+    let built = build(&python(), Background::Off);
+    let spec = script("#!/usr/bin/python3.11\nimport p\n");
+    let ahead = built.predictor().of_job(&spec, Traced::Donated);
+    built.settled().await;
+    assert!(built.asked().is_empty(), "until it is known what comes");
+    let brought = "usr/lib/python3.11/codecs.py";
+    built.predictor().laid(built.trace_of(brought));
+    built.settled().await;
+    assert_eq!(ahead.figures().fetches, built.asked().len() as u64, "the job is charged");
+    assert!(built.was_asked("usr/lib/python3.11/site-packages/p/__init__.py"));
+    assert!(built.was_asked("usr/lib/python3.11/site-packages/deep/down.py"));
+    assert!(!built.was_asked(brought));
 }
 
 #[tokio::test]
