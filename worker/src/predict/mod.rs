@@ -400,18 +400,18 @@ impl Predictor {
             // It was guessed and is on its way.
             return;
         }
+        let page = u32::try_from(offset / u64::from(PAGE_LEN)).unwrap_or(u32::MAX);
+        if state.brought.as_ref().is_some_and(|it| it.has(&self.manifest, ino, page)) {
+            // The kernel has taken it back: that tells nothing of what is needed next.
+            return;
+        }
         tracing::debug!(path = %tree.path_of(ino), offset, len, "not guessed");
         let whole = size <= WHOLE_LEN_MAX;
         let counted = if whole { tree.directory_of(ino) } else { ino };
         if state.misses.len() >= COUNTED_MAX {
             state.misses.clear();
         }
-        // What a trace has brought, and the kernel has lost again, tells nothing of the trace.
-        let page = u32::try_from(offset / u64::from(PAGE_LEN)).unwrap_or(u32::MAX);
-        let was_brought = |it: &Brought| it.has(&self.manifest, ino, page);
-        if !state.brought.as_ref().is_some_and(was_brought) {
-            state.background.misses += 1;
-        }
+        state.background.misses += 1;
         if !state.is_on {
             if state.traced.is_none() {
                 return;

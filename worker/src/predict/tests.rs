@@ -224,6 +224,17 @@ async fn beside_another_image_s_trace_what_it_lacks_is_guessed_from_the_first_mo
 }
 
 #[tokio::test]
+async fn what_a_trace_has_brought_and_the_kernel_lost_comes_alone() {
+    let files = [("d/brought", text("a")), ("d/near", text("b"))];
+    let built = build(&files, Background::Off);
+    let _ahead = built.predictor().of_job(&script("print()"), Traced::Own);
+    built.predictor().laid(built.trace_of("d/brought"));
+    built.read("d/brought", 0).await;
+    built.settled().await;
+    assert_eq!(built.asked(), built.digests["d/brought"]);
+}
+
+#[tokio::test]
 async fn further_misses_in_a_long_file_bring_more_of_it() {
     let long: Vec<u8> = (0..64u8).flat_map(|fill| vec![fill; CHUNK_LEN as usize]).collect();
     let built = build(&[("long", long)], Background::Off);
