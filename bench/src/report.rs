@@ -40,7 +40,7 @@ const SECTIONS: [Section; 11] = [
     Section {
         group: "hot",
         title: "Hot",
-        text: "In turns, 0.3 s after one another, once some that do not count have gone before.",
+        text: "Runs in turns, after some that do not count.",
         base: ("hot", "native"),
         plot: true,
     },
